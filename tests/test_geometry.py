@@ -55,11 +55,11 @@ def test_a_marked_pixel_is_seen_where_its_point_goes(frame, data):
     plane[y + 3, x + 5] = 255
     seen = frame.image(plane)[..., 0].astype(float)
     assume(seen.max() > 0)
-    rows, columns = np.nonzero(seen == seen.max())
-    found = frame.to_data([columns.mean(), rows.mean()])
+    brightest = np.argwhere(seen == seen.max())[:, ::-1]
     scale = np.divide(frame.resized, frame.shape)
     allowed = np.where(scale >= 1, 0.5, 1 / scale - 0.5)
-    assert (np.abs(found - (y + 3, x + 5)) <= allowed + 1e-6).all()
+    distances = np.abs(frame.to_data(brightest) - (y + 3, x + 5))
+    assert (distances <= allowed + 1e-6).all(axis=1).any()
 
 
 def test_x_comes_first_in_model_pixels():
