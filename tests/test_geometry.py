@@ -61,7 +61,7 @@ def test_a_marked_pixel_is_seen_where_its_point_goes(frame, data):
     assume(seen.max() > 0)
     brightest = np.argwhere(seen == seen.max())[:, ::-1]
     scale = np.divide(frame.resized, frame.shape)
-    allowed = np.where(scale >= 1, 0.5, 1 / scale - 0.5)
+    allowed = np.where(scale >= 1, 0.5, 1 / scale)
     distances = np.abs(frame.to_data(brightest) - (y + 3, x + 5))
     assert (distances <= allowed + 1e-6).all(axis=1).any()
 
