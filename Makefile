@@ -1,0 +1,42 @@
+# On a fresh Debian machine `make demo` and `make test` are each the only command needed.
+#
+#   make demo                               segment two sample images, write the results, show them
+#   make test                               all tests, under a virtual display
+#   make test ARGS="tests/test_planes.py"   some of them; ARGS goes to pytest
+#   make lint                               style and types
+#   make setup                              only .venv and what belongs into it
+#
+# PYTHON=python3.12 picks the interpreter that .venv is made with.
+
+PYTHON ?= python3
+ARGS ?=
+export PYTHON
+
+ifeq ($(shell uname -s),Linux)
+VIRTUAL_DISPLAY = xvfb-run -a -s "-screen 0 1280x1024x24"
+endif
+
+.PHONY: help setup demo test lint
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+setup:
+	@tools/setup.sh
+
+demo:
+	@tools/setup.sh
+	.venv/bin/napari-clipsam demo $(ARGS)
+
+# More threads than two cores have only wait for each other in tests with tiny networks.
+# Options alone do not say where the tests are; pytest needs the folder to know our own options.
+test: export OMP_NUM_THREADS ?= 2
+test:
+	@tools/setup.sh --needs-display
+	$(VIRTUAL_DISPLAY) .venv/bin/python -m pytest $(if $(filter tests%,$(ARGS)),,tests) $(ARGS)
+
+lint:
+	@tools/setup.sh
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy

@@ -1,0 +1,55 @@
+"""Fixtures and options every test may use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Before Qt, which pytest-qt loads after this file: on Windows the other order fails.
+import torch
+from hypothesis import settings
+
+ROOT = Path(__file__).resolve().parents[1]
+
+torch.set_num_threads(min(int(os.environ.get("OMP_NUM_THREADS", "2")), os.cpu_count() or 1))
+# How long an example takes says more about the machine's other work than about the code.
+settings.register_profile("no-deadline", settings(), deadline=None)
+settings.load_profile("no-deadline")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--parity",
+        metavar="DIR",
+        help="folder of reference numbers for tests/test_parity.py (default: shared/parity)",
+    )
+
+
+def _shared_folder() -> Path:
+    return Path(os.environ.get("NAPARI_CLIPSAM_SHARED", ROOT.parent / "shared"))
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Folder with the microscopy data (`data/`) and the reference numbers (`parity/`)."""
+    folder = _shared_folder()
+    if not folder.is_dir():
+        pytest.skip(f"no folder {folder}: NAPARI_CLIPSAM_SHARED names another place")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def parity_dir(request: pytest.FixtureRequest) -> Path:
+    """Folder of reference numbers; one that was asked for by name must be there."""
+    asked = request.config.getoption("--parity")
+    if asked is not None:
+        folder = Path(asked)
+        if not folder.is_dir():
+            pytest.fail(f"--parity {folder}: there is no such folder")
+        return folder
+    folder = _shared_folder() / "parity"
+    if not folder.is_dir():
+        pytest.skip(f"no folder {folder}: name one with --parity DIR")
+    return folder
