@@ -1,1 +1,1 @@
-"""The recipe of the starter model: its data, its training and its model card. Not part of the package."""
+"""The recipe of the starter model: data, training, model card. Not part of the package."""

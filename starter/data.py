@@ -107,7 +107,7 @@ def contiguous(labels: np.ndarray) -> np.ndarray:
 
 
 def _opener(root: Path, dataset: str) -> tuple[Reader, Callable[[], None]]:
-    """Return read(name) -> bytes and close() for a data set stored as a folder or as DATASET.zip."""
+    """Return read(name) -> bytes and close() for a data set: a folder or DATASET.zip."""
     folder, packed = root / dataset, root / f"{dataset}.zip"
     if folder.is_dir():
         return (lambda name: (folder / name).read_bytes()), (lambda: None)

@@ -1,4 +1,4 @@
-"""Repack the training sets into three small files: python -m starter.pack --data DATA --out FOLDER."""
+"""Repack the training sets into three files: python -m starter.pack --data DATA --out FOLDER."""
 
 from __future__ import annotations
 

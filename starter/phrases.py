@@ -293,7 +293,7 @@ _EVALUATION_ONLY = (
     "neuronal processes",
 )
 
-# Not learnt either: words users bring when they fine-tune, kept so that a cut vocabulary holds them.
+# Not learnt either: words users bring when they fine-tune, for a cut vocabulary to hold.
 _USERS_WORDS = """
 organelles organelle organoids organoid glands gland tissue tumor tumour cancer stroma epithelium
 endothelium fibroblasts macrophages neurons neuron glia astrocytes dendrites axon myelin soma
@@ -309,7 +309,7 @@ monolayer culture HeLa U2OS CHO HEK neutrophil eosinophil basophil lymphocyte mo
 blasts keratinocytes hepatocytes cardiomyocytes myotubes adipocytes osteoclasts megakaryocytes
 endosome exosomes droplets beads bubbles pores wells fibrosis plaques amyloid tangles cytosol
 cytoplasmic nuclear mitochondrial membrane-bound bacterial fungal yeast-like rod-shaped spherical
-""".split()
+"""
 
 # Seen beside the key, the values may not be called absent: they name the same thing, a part of it,
 # the whole of it, or something that looks too much alike. Directed.
@@ -493,7 +493,7 @@ def vocabulary_phrases() -> list[str]:
 
     A token table cut to these texts knows everything that was learnt or measured.
     """
-    texts = set(_USERS_WORDS)
+    texts = set(_USERS_WORDS.split())
     modalities = [text for texts_of in MODALITIES.values() for text in texts_of]
     texts.update(modalities)
     for word in _words():
