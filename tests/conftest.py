@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-# Before Qt, which pytest-qt loads after this file: on Windows the other order fails.
+# Before Qt, which pytest-qt loads after this file: on Windows the other order fails. torchvision
+# brings in triton, whose LLVM crashes when loaded after the one OpenGL draws with in software.
 import torch
+import torchvision  # noqa: F401
 from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parents[1]
