@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -61,9 +62,9 @@ def union_rho(blobs: list[Blob], shape: Shape, reach: float = 1.0) -> tuple[Wind
     return (slice(y0, y1), slice(x0, x1)), rho
 
 
-def how_many(rng: Rng, shape: Shape, diameter: float, most: int = MOST) -> int:
+def how_many(rng: Rng, shape: Shape, diameter: float, most: int = MOST, least: float = 0.03) -> int:
     """Draw a number of objects: from a few to as many as nearly cover the plane."""
-    cover = float(np.exp(rng.uniform(np.log(0.03), np.log(0.8))))
+    cover = float(np.exp(rng.uniform(np.log(least), np.log(0.9))))
     return int(np.clip(cover * shape[0] * shape[1] / (0.8 * diameter**2), 2, most))
 
 
@@ -121,7 +122,7 @@ def nuclei(
                 )
                 inner, near = rho_of(spot, shape, 2)
                 _scale(value, window, inner, 1 - 0.45 * np.exp(-(near**2)))
-        plane[window][visible] = np.clip(value, 0.04, 2)[visible]
+        plane[window][visible] = np.clip(value, 0.12, 2)[visible]
     labels = canvas.labels
     labels[labels > canvas.count] = 0
     plane /= max(float(np.quantile(plane[labels > 0], 0.97)) if kept else 1.0, 0.2)
@@ -151,9 +152,10 @@ def _cell_outline(rng: Rng, y: float, x: float, diameter: float, style: str) -> 
         rng, y, x, radius * 0.75, elongation=1 + rng.gamma(2, 0.3), wobble=0.1, waves=6
     )
     arms = []
-    for _ in range(int(rng.integers(1, 4))):
-        length, angle = rng.uniform(2.5, 9), rng.uniform(0, 2 * np.pi)
-        shift = radius * rng.uniform(0, 0.7)
+    for number in range(int(rng.integers(1, 4))):
+        length = rng.uniform(2.5, 7)
+        angle = body.angle + np.pi * number + rng.normal(0, 0.25 if number < 2 else 1.5)
+        shift = radius * rng.uniform(0.1, 0.9)
         ay, ax = y + shift * np.sin(angle), x + shift * np.cos(angle)
         arms.append(
             Blob.draw(
@@ -163,7 +165,7 @@ def _cell_outline(rng: Rng, y: float, x: float, diameter: float, style: str) -> 
                 radius * rng.uniform(0.5, 0.8),
                 elongation=length,
                 angle=angle,
-                power=1.3,
+                power=1.45,
             )
         )
     return [body, *arms]
@@ -200,10 +202,12 @@ def cell_nuclei(rng: Rng, owners: Layer, ratio: float) -> Layer:
     size = np.sqrt(float((owners.labels > 0).sum()) / max(len(owners.blobs), 1))
     grain = texture * _texture(rng, shape, max(4.0, size * ratio))
     for number, (body, *_) in enumerate(owners.blobs, start=1):
-        radius = body.radius * ratio * np.exp(rng.normal(0, 0.1))
-        y, x = (body.y, body.x) + rng.normal(0, body.radius * (1 - ratio) * 0.2, 2)
+        radius = max(3.0, body.radius * ratio * np.exp(rng.normal(0, 0.1)))
+        dy, dx = rng.normal(0, body.radius * (1 - ratio) * 0.2, 2)
         stretch = 1 + min(1.0, (body.elongation - 1) * 0.4) + rng.gamma(2, 0.05)
-        nucleus = Blob.draw(rng, y, x, radius, elongation=stretch, angle=body.angle, wobble=0.03)
+        nucleus = Blob.draw(
+            rng, body.y + dy, body.x + dx, radius, elongation=stretch, angle=body.angle, wobble=0.03
+        )
         window, rho = rho_of(nucleus, shape)
         inside = (rho <= 1) & (owners.labels[window] == number)
         if inside.sum() < 6:
@@ -216,13 +220,12 @@ def cell_nuclei(rng: Rng, owners: Layer, ratio: float) -> Layer:
 
 def tissue_cells(rng: Rng, tissue: Mosaic, border: float) -> Layer:
     """The interiors of a mosaic as cell instances, inside borders `border` pixels wide."""
-    labels = np.where(tissue.edge > border / 2, tissue.cells, 0)
+    labels, _ = ndi.label(tissue.edge > border / 2)
     areas = np.bincount(labels.ravel())
     labels[areas[labels] < 12] = 0
     values = np.float32(np.exp(rng.normal(0, 0.3, len(areas))))
     plane = values[labels] * (labels > 0)
-    blobs: list[list[Blob]] = []
-    return Layer("cells", labels.astype(np.uint16), plane.astype(np.float32), blobs=blobs)
+    return Layer("cells", labels.astype(np.uint16), plane.astype(np.float32))
 
 
 def mosaic_nuclei(rng: Rng, tissue: Mosaic, owners: Layer, diameter: float) -> Layer:
@@ -283,15 +286,29 @@ def membranes(rng: Rng, tissue: Mosaic, width: float) -> Layer:
     return Layer("membranes", labels, plane, kind="semantic")
 
 
+def _places(
+    rng: Rng,
+    shape: Shape,
+    n: int,
+    spacing: float,
+    inside: np.ndarray | None,
+    clustered: float = 0.0,
+) -> Iterator[tuple[float, float]]:
+    """Yield centres in the region `inside`, or anywhere without one."""
+    if inside is None or not inside.any():
+        yield from positions(rng, shape, n, spacing, clustered)
+        return
+    ground = np.argwhere(inside)
+    for y, x in ground[rng.integers(len(ground), size=n)] + rng.uniform(-0.5, 0.5, (n, 2)):
+        yield float(y), float(x)
+
+
 def spots(rng: Rng, shape: Shape, diameter: float, *, inside: np.ndarray | None = None) -> Layer:
-    """Small bright discs; with `inside`, most of them lie in that region."""
+    """Small bright discs; with `inside`, their centres lie in that region."""
     n = int(np.exp(rng.uniform(np.log(6), np.log(90))))
     canvas = Canvas(shape, overlap=0.1, gap=1)
     plane = np.zeros(shape, np.float32)
-    ground = np.argwhere(inside) if inside is not None and inside.any() else None
-    for y, x in positions(rng, shape, n, diameter * 2, clustered=rng.choice([0.0, 0.5])):
-        if ground is not None and rng.random() < 0.85:
-            y, x = ground[rng.integers(len(ground))] + rng.uniform(-0.5, 0.5, 2)
+    for y, x in _places(rng, shape, n, diameter * 2, inside, clustered=rng.choice([0.0, 0.5])):
         blob = Blob(y, x, max(1.5, diameter / 2 * np.exp(rng.normal(0, 0.15))))
         window, rho = rho_of(blob, shape, 2)
         if not rho.size or canvas.add(window, rho <= 1) is None:
@@ -316,14 +333,14 @@ def mitochondria(
 ) -> Layer:
     """Oblong organelles of a section: dense, with a darker rim and cristae."""
     n = how_many(rng, shape, diameter * 2.2, 40)
-    canvas = Canvas(shape, overlap=0.05, gap=2)
+    canvas = Canvas(shape, overlap=0.3, gap=1)
     if inside is not None:
         canvas.labels[~inside] = np.iinfo(np.uint16).max
     plane = np.zeros(shape, np.float32)
     warp = np.float32(diameter * 0.25) * smooth_noise(rng, shape, diameter * 0.5)
     pitch, matrix = max(3.0, diameter * rng.uniform(0.12, 0.25)), rng.uniform(0.2, 0.6)
     stripes = rng.uniform(0.1, 0.5)
-    for y, x in positions(rng, shape, n * 3, diameter):
+    for y, x in _places(rng, shape, n * 3, diameter, inside):
         if canvas.count >= n:
             break
         blob = Blob.draw(
@@ -351,7 +368,8 @@ def mitochondria(
 
 def threads(rng: Rng, shape: Shape, width: float, inside: np.ndarray | None = None) -> Layer:
     """Mitochondria as fluorescence shows them: short thick worms; semantic."""
-    n = int(rng.integers(25, 140))
+    room = shape[0] * shape[1] if inside is None else int(inside.sum())
+    n = int(np.clip(rng.uniform(0.1, 0.5) * room / (8 * width**2), 5, 120))
     ground = np.argwhere(inside) if inside is not None and inside.any() else None
 
     def start() -> np.ndarray:
@@ -359,8 +377,8 @@ def threads(rng: Rng, shape: Shape, width: float, inside: np.ndarray | None = No
             return rng.uniform((0, 0), shape, (n, 2))
         return ground[rng.integers(len(ground), size=n)].astype(float)
 
-    short = rng.uniform(2.5, 6) * width / max(shape)
-    distance = _drawn(shape, curves(rng, shape, n, bend=0.06, length=short, start=start))
+    short = rng.uniform(4, 12) * width / max(shape)
+    distance = _drawn(shape, curves(rng, shape, n, bend=0.15, length=short, start=start))
     plane = np.exp(-((distance / np.float32(width * 0.55)) ** 2))
     labels = (distance <= width / 2).astype(np.uint16)
     return Layer("mitochondria", labels, plane, kind="semantic")
@@ -369,13 +387,15 @@ def threads(rng: Rng, shape: Shape, width: float, inside: np.ndarray | None = No
 def vesicles(rng: Rng, shape: Shape, diameter: float, inside: np.ndarray | None = None) -> Layer:
     """Small round bodies with a bright or dense rim and a pale lumen."""
     n = how_many(rng, shape, diameter * 1.5, 80)
-    canvas = Canvas(shape, overlap=0.05, gap=int(rng.random() < 0.7))
+    canvas = Canvas(shape, overlap=0.1, gap=int(rng.random() < 0.7))
     if inside is not None:
         canvas.labels[~inside] = np.iinfo(np.uint16).max
     plane = np.zeros(shape, np.float32)
     wall = max(0.9, diameter * rng.uniform(0.06, 0.14))
     lumen = rng.uniform(0, 0.35)
-    for y, x in positions(rng, shape, n, diameter, clustered=rng.choice([0.2, 0.8])):
+    for y, x in _places(rng, shape, n * 2, diameter, inside, clustered=rng.choice([0.2, 0.8])):
+        if canvas.count >= n:
+            break
         blob = Blob.draw(
             rng,
             y,
@@ -460,7 +480,8 @@ def yeast(rng: Rng, shape: Shape, diameter: float) -> Layer:
             continue
         value = lumen + (1 - lumen) * np.exp(-(((1 - rho) * radius / wall - 0.7) ** 2))
         if vacuole:
-            spot = Blob(*((y, x) + rng.normal(0, radius / 4, 2)), radius * rng.uniform(0.25, 0.5))
+            dy, dx = rng.normal(0, radius / 4, 2)
+            spot = Blob(y + dy, x + dx, radius * rng.uniform(0.25, 0.5))
             inner, near = rho_of(spot, shape)
             _scale(value, window, inner, np.where(near <= 1, 0.4, 1.0))
         plane[window][visible] = value[visible]

@@ -46,7 +46,7 @@ def illumination(rng: Rng, shape: tuple[int, int], strength: float) -> np.ndarra
     cy, cx = rng.normal(0, 0.4, 2).astype(np.float32)
     vignette = (y - cy) ** 2 + (x - cx) ** 2
     factor = 1 + strength * (slope[0] * y + slope[1] * x - 0.5 * np.abs(rng.normal()) * vignette)
-    return np.clip(factor, 0.15, 2).astype(np.float32)
+    return np.clip(factor, 0.35, 2).astype(np.float32)
 
 
 def coloured(rng: Rng, names: list[str]) -> list[np.ndarray]:
@@ -74,14 +74,13 @@ def fluoresce(rng: Rng, planes: list[tuple[str, np.ndarray]], colour: bool) -> n
     shape = planes[0][1].shape
     haze = _between(rng, 0, 0.2) if rng.random() < 0.5 else np.float32(0)
     spread = [plane + haze * blur(plane, _log_between(rng, 8, 30)) for _, plane in planes]
-    gains = [_log_between(rng, 0.5, 1.0) for _ in planes]
     floor = _between(rng, 0.0, 0.12) if rng.random() < 0.6 else np.float32(0.01)
-    ground = floor * (1 + np.float32(0.25) * smooth_noise(rng, shape, float(rng.uniform(8, 80))))
+    ground = floor * (1 + np.float32(0.15) * smooth_noise(rng, shape, float(rng.uniform(20, 100))))
     if not colour:
-        return ground + sum(g * plane for g, plane in zip(gains, spread, strict=True))
+        return ground + sum(spread)
     image = np.repeat(ground[..., None] * _between(rng, 0.1, 1), 3, axis=2)
-    for gain, plane, rgb in zip(gains, spread, coloured(rng, [n for n, _ in planes]), strict=True):
-        image += (gain * plane)[..., None] * rgb
+    for plane, rgb in zip(spread, coloured(rng, [name for name, _ in planes]), strict=True):
+        image += plane[..., None] * rgb
     return image
 
 
@@ -99,11 +98,9 @@ def absorb(ground: np.ndarray, stains: list[tuple[np.ndarray, tuple[float, ...]]
     -------
     (H, W, 3) float32 array
     """
-    depth = sum(
-        density[..., None] * -np.log(np.clip(np.array(colour, np.float32), 0.02, 1))
-        for density, colour in stains
-    )
-    return (ground * np.exp(-depth)).astype(np.float32)
+    densities = np.stack([density for density, _ in stains], axis=-1).astype(np.float32)
+    colours = np.array([colour for _, colour in stains], np.float32)
+    return ground * np.exp(densities @ np.log(np.clip(colours, 0.02, 1)))
 
 
 def phase_contrast(rng: Rng, phase: np.ndarray, scale: float) -> np.ndarray:
@@ -120,9 +117,11 @@ def phase_contrast(rng: Rng, phase: np.ndarray, scale: float) -> np.ndarray:
     grey = _between(rng, 0.3, 0.6)
     wide = blur(phase, max(2.0, scale * float(rng.uniform(0.08, 0.25))))
     edge = phase - wide
-    contrast = _log_between(rng, 0.25, 1.0)
-    body = _between(rng, -0.05, 0.35)
+    contrast = _log_between(rng, 0.2, 0.7)
+    body = _between(rng, -0.1, 0.3)
     image = grey - contrast * edge - body * contrast * phase
+    rim = blur(phase, 1.5) - phase
+    image += _between(rng, 0, 1.3) * np.clip(rim, 0, None)
     if rng.random() < 0.15:
         image = 2 * grey - image
     grain = smooth_noise(rng, phase.shape, float(rng.uniform(2, 5)))
@@ -130,7 +129,7 @@ def phase_contrast(rng: Rng, phase: np.ndarray, scale: float) -> np.ndarray:
 
 
 def brightfield_grey(rng: Rng, density: np.ndarray) -> np.ndarray:
-    """Return (H, W) float32 grey: dark structures on a bright ground, sometimes with a bright rim."""
+    """Return (H, W) float32 grey: dark structures on a bright ground, some with a bright rim."""
     light = _between(rng, 0.65, 0.97)
     image = light * np.exp(-_log_between(rng, 0.5, 1.6) * density)
     if rng.random() < 0.5:
@@ -150,7 +149,7 @@ def electron(rng: Rng, density: np.ndarray) -> np.ndarray:
     return image + _between(rng, 0.02, 0.07) * grain + _between(rng, 0.0, 0.03) * cloud
 
 
-def degrade(rng: Rng, image: np.ndarray, *, dark: bool) -> np.ndarray:
+def degrade(rng: Rng, image: np.ndarray, *, dark: bool, dimmest: float = 0.15) -> np.ndarray:
     """Return the image with the faults of a real one: blur, light, contrast, gamma, noise.
 
     Parameters
@@ -159,6 +158,8 @@ def degrade(rng: Rng, image: np.ndarray, *, dark: bool) -> np.ndarray:
     image : (H, W) or (H, W, 3) float32
     dark : bool
         Dark ground (fluorescence): low signals and shot noise; bright ground otherwise.
+    dimmest : float
+        Smallest share of the range that a dark-ground image fills.
     """
     shape = image.shape[:2]
     if rng.random() < 0.6:
@@ -171,11 +172,11 @@ def degrade(rng: Rng, image: np.ndarray, *, dark: bool) -> np.ndarray:
         light = illumination(rng, shape, float(rng.uniform(0.05, 0.5 if dark else 0.2)))
         image = image * (light if image.ndim == 2 else light[..., None])
     if rng.random() < 0.4:
-        gamma = _log_between(rng, 0.6, 1.6)
-        image = np.clip(image, 0, None) ** gamma
+        top = max(float(image.max()), 1e-3)
+        image = top * (np.clip(image, 0, None) / top) ** _log_between(rng, 0.6, 1.4)
     if dark:
         image = image * (
-            _log_between(rng, 0.12, 1.0) if rng.random() < 0.6 else _between(rng, 1, 1.6)
+            _log_between(rng, dimmest, 1.0) if rng.random() < 0.6 else _between(rng, 1, 1.6)
         )
     elif rng.random() < 0.3:
         middle = image.mean()
@@ -184,7 +185,7 @@ def degrade(rng: Rng, image: np.ndarray, *, dark: bool) -> np.ndarray:
 
 
 def _noisy(rng: Rng, image: np.ndarray, dark: bool) -> np.ndarray:
-    read = _log_between(rng, 0.002, 0.05)
+    read = _log_between(rng, 0.002, 0.05 if dark else 0.03)
     shot = _log_between(rng, 0.005, 0.08) if rng.random() < 0.5 else np.float32(0)
     peak = np.float32(max(float(image.max()), 0.05)) if dark else np.float32(1)
     relative = np.clip(image / peak, 0, 1)

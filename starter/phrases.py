@@ -331,11 +331,11 @@ _RELATED: dict[str, frozenset[str]] = {
     "platelets": frozenset({"cells", "spots"}),
     "filaments": frozenset({"membranes", "mitochondria"}),
     "membranes": frozenset({"cells", "filaments"}),
-    "spots": frozenset({"vesicles", "platelets", "mitochondria"}),
-    "mitochondria": frozenset({"vesicles", "spots", "filaments"}),
-    "vesicles": frozenset({"spots", "mitochondria", "cells"}),
-    "bacteria": frozenset({"cells"}),
-    "yeast": frozenset({"cells"}),
+    "spots": frozenset({"vesicles", "platelets", "mitochondria", "bacteria"}),
+    "mitochondria": frozenset({"vesicles", "spots", "filaments", "bacteria"}),
+    "vesicles": frozenset({"spots", "mitochondria", "cells", "yeast"}),
+    "bacteria": frozenset({"cells", "mitochondria"}),
+    "yeast": frozenset({"cells", "vesicles"}),
 }
 # Absent terms that some concept can pass for.
 _TERM_RELATED: dict[str, frozenset[str]] = {

@@ -27,13 +27,13 @@ _TURN = 2 * np.pi
 
 
 def blur(plane: np.ndarray, sigma: float) -> np.ndarray:
-    """Return a (H, W) float32 plane after a Gaussian of `sigma` pixels; wide ones on a small grid."""
+    """Return an (H, W) plane after a Gaussian of `sigma` pixels, wide ones on a small grid."""
     if sigma < 0.2:
         return plane.astype(np.float32, copy=False)
-    if sigma < 6:
+    if sigma < 4:
         return ndi.gaussian_filter(plane.astype(np.float32, copy=False), sigma, truncate=3)
     h, w = plane.shape
-    step = int(sigma // 2)
+    step = int(sigma // 1.5)
     size = (max(4, w // step), max(4, h // step))
     small = np.asarray(Image.fromarray(plane.astype(np.float32)).resize(size, Image.Resampling.BOX))
     small = ndi.gaussian_filter(small, sigma * size[0] / w, truncate=3, mode="nearest")
@@ -45,10 +45,20 @@ def smooth_noise(rng: Rng, shape: tuple[int, int], scale: float) -> np.ndarray:
     h, w = shape
     if scale <= 1:
         return rng.standard_normal(shape, np.float32)
-    grid = (max(3, round(h / scale) + 1), max(3, round(w / scale) + 1))
-    small = rng.standard_normal(grid, np.float32)
-    big = np.asarray(Image.fromarray(small).resize((w, h), Image.Resampling.BICUBIC))
-    return big * np.float32(1.4)
+    gain = 1.4
+    smoothed = scale >= 4
+    if smoothed:
+        # Filtered on a finer grid, else the grains line up with the axes.
+        scale, gain = scale / 2, 3.6
+    grid = (max(4, round(h / scale) + 3), max(4, round(w / scale) + 3))
+    values = rng.standard_normal(grid, np.float32)
+    if smoothed:
+        values = ndi.gaussian_filter(values, 1.0, truncate=3)
+    small = Image.fromarray(values)
+    dx, dy = rng.uniform(0, 1, 2)
+    box = (dx, dy, dx + min(w / scale, grid[1] - 1), dy + min(h / scale, grid[0] - 1))
+    big = np.asarray(small.resize((w, h), Image.Resampling.BICUBIC, box=box))
+    return big * np.float32(gain)
 
 
 @dataclass
@@ -225,12 +235,12 @@ def curves(
 
 @dataclass
 class Mosaic:
-    """A tissue of cells that touch: `cells` (H, W) uint16 ids without gaps, `edge` (H, W) float32
-    distance in pixels to the nearest border between two cells, `seeds` (N, 2) their centres."""
+    """A tissue of cells that touch.
 
-    cells: np.ndarray
+    `edge` (H, W) float32 is the distance in pixels to the nearest border between two cells.
+    """
+
     edge: np.ndarray
-    seeds: np.ndarray
 
 
 def mosaic(rng: Rng, shape: tuple[int, int], diameter: float, *, wavy: float = 0.3) -> Mosaic:
@@ -262,8 +272,8 @@ def mosaic(rng: Rng, shape: tuple[int, int], diameter: float, *, wavy: float = 0
     near = ndi.distance_transform_edt(marks, return_distances=False, return_indices=True)
     ids = ids[tuple(near)]
     stretch = wavy * diameter / 2
-    yy = np.arange(pad, pad + h)[:, None] + stretch * smooth_noise(rng, shape, diameter * 0.6)
-    xx = np.arange(pad, pad + w)[None] + stretch * smooth_noise(rng, shape, diameter * 0.6)
+    yy = np.arange(pad, pad + h)[:, None] + stretch * smooth_noise(rng, shape, diameter * 0.9)
+    xx = np.arange(pad, pad + w)[None] + stretch * smooth_noise(rng, shape, diameter * 0.9)
     rough = max(0.5, diameter * 0.02)
     yy = yy + rough * smooth_noise(rng, shape, diameter * 0.15)
     cells = ids[
@@ -274,4 +284,4 @@ def mosaic(rng: Rng, shape: tuple[int, int], diameter: float, *, wavy: float = 0
     border[:, 1:] |= cells[:, 1:] != cells[:, :-1]
     border[1:] |= cells[1:] != cells[:-1]
     edge = ndi.distance_transform_edt(~border).astype(np.float32)
-    return Mosaic(cells.astype(np.uint16), edge, seeds - pad)
+    return Mosaic(edge)

@@ -13,6 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
+from scipy import ndimage as ndi
 
 from starter import layers, looks
 from starter.blood import blood_smear_layers
@@ -34,6 +35,7 @@ class Scene:
     labelled: list[Layer]
     modality: str
     dark: bool = False
+    dimmest: float = 0.3
     unlabelled: set[str] = field(default_factory=set)
 
 
@@ -54,7 +56,8 @@ def _with_debris(rng: Rng, planes: list[tuple[str, np.ndarray]], size: float) ->
     if rng.random() > 0.25:
         return set()
     shape = planes[0][1].shape
-    planes.append(("debris", layers.debris(rng, shape, max(3.0, size * rng.uniform(0.1, 0.4)))))
+    specks = layers.debris(rng, shape, max(3.0, size * rng.uniform(0.1, 0.4)))
+    planes.append(("debris", np.float32(rng.uniform(0.2, 0.8)) * blur(specks, 1.0)))
     return {"spots", "vesicles", "bacteria"}
 
 
@@ -68,7 +71,7 @@ def _fluorescent(rng: Rng, found: list[Layer], size: float, grey: float = 0.55) 
     unlabelled = _with_debris(rng, planes, size)
     colour = rng.random() > grey
     image = looks.fluoresce(rng, planes, colour)
-    return Scene(image, found, "fluorescence microscopy image", True, unlabelled)
+    return Scene(image, found, "fluorescence microscopy image", True, unlabelled=unlabelled)
 
 
 def fluorescence_nuclei(rng: Rng, shape: Shape) -> Scene:
@@ -84,7 +87,7 @@ def fluorescence_nuclei(rng: Rng, shape: Shape) -> Scene:
         ghosts = layers.nuclei(rng, shape, diameter, n=int(rng.integers(1, 8)))
         planes.append(("ghosts", np.float32(0.2) * blur(ghosts.plane, diameter * 0.35)))
     image = looks.fluoresce(rng, [("nuclei", sum(p for _, p in planes))], rng.random() < 0.25)
-    return Scene(image, [found], "fluorescence microscopy image", True, unlabelled)
+    return Scene(image, [found], "fluorescence microscopy image", True, 0.12, unlabelled)
 
 
 def fluorescence_cells(rng: Rng, shape: Shape) -> Scene:
@@ -97,7 +100,7 @@ def fluorescence_cells(rng: Rng, shape: Shape) -> Scene:
         body.plane *= 1 - np.float32(rng.uniform(0.5, 1)) * (inner.labels > 0)
         inner.plane *= np.float32(rng.choice([0.0, 1.0]))
     else:
-        body.plane *= np.float32(rng.uniform(0.25, 0.8))
+        body.plane *= np.float32(rng.uniform(0.35, 0.8))
     if rng.random() < 0.3:
         size = max(3.0, diameter * rng.uniform(0.05, 0.12))
         found.append(layers.spots(rng, shape, size, inside=body.labels > 0))
@@ -189,7 +192,7 @@ def _near(rng: Rng, colour: Iterable[float], spread: float = 0.04) -> tuple[floa
 
 def histology(rng: Rng, shape: Shape) -> Scene:
     """Purple nuclei in stained tissue; with fibres, red blood cells or outlined cells at times."""
-    diameter = _diameter(rng, shape, low=9, high=75)
+    diameter = _log_between(rng, 11, min(70, shape[0] / 3))
     kind = str(rng.choice(["plain", "fibres", "blood", "cells"], p=[0.42, 0.22, 0.16, 0.2]))
     style = int(rng.integers(len(_GROUNDS)))
     ground = np.array(_near(rng, _GROUNDS[style], 0.03), np.float32)
@@ -211,8 +214,8 @@ def histology(rng: Rng, shape: Shape) -> Scene:
         wall = layers.membranes(rng, plan, width)
         core = layers.mosaic_nuclei(rng, plan, body, diameter)
         pale = rng.random() < 0.5
-        density.append((wall.plane * np.float32(-0.4 if pale else 0.9), pink))
-        density.append((0.5 * body.plane * (body.labels > 0), pink))
+        flesh = tissue + np.float32(rng.uniform(0.3, 0.7)) * body.plane
+        tissue = flesh * (1 - np.clip(wall.plane, 0, 1)) if pale else flesh + 0.8 * wall.plane
         labelled += [body, wall]
         unlabelled -= {"cells", "membranes"}
     else:
@@ -222,7 +225,10 @@ def histology(rng: Rng, shape: Shape) -> Scene:
             density.append((red.plane, _near(rng, (0.86, 0.45, 0.50))))
             labelled.append(red)
             unlabelled -= {"red blood cells"}
-        core = layers.nuclei(rng, shape, diameter, blocked=blocked, aligned=rng.random() < 0.4)
+        crowd = layers.how_many(rng, shape, diameter, least=0.12)
+        core = layers.nuclei(
+            rng, shape, diameter, n=crowd, blocked=blocked, aligned=rng.random() < 0.4
+        )
     if kind == "fibres":
         bundle = layers.filaments(rng, shape, _line(rng, shape), wavy=0.008)
         density.append((0.9 * bundle.plane * (core.labels == 0), pink))
@@ -239,7 +245,7 @@ def histology(rng: Rng, shape: Shape) -> Scene:
         pale = np.float32(rng.uniform(0.15, 0.35)) * blur(ghosts.plane, diameter * 0.25)
         density.append((pale, purple))
     image = looks.absorb(ground, density)
-    return Scene(image, [core, *labelled], "histology", False, unlabelled)
+    return Scene(image, [core, *labelled], "histology", unlabelled=unlabelled)
 
 
 def _chromatin(rng: Rng, core: Layer, diameter: float) -> None:
@@ -247,7 +253,9 @@ def _chromatin(rng: Rng, core: Layer, diameter: float) -> None:
     clumps = smooth_noise(rng, core.plane.shape, max(2.0, diameter * 0.12))
     strength = np.float32(rng.choice([0.1, 0.25, 0.45]))
     number = int(core.labels.max()) + 1
-    dark = np.clip(np.exp(rng.normal(0, 0.3, number)), 0.4, 1.6).astype(np.float32)
+    dark = np.clip(np.exp(rng.normal(0, rng.choice([0.15, 0.3, 0.5]), number)), 0.35, 1.6).astype(
+        np.float32
+    )
     core.plane = np.clip(core.plane, 0.3, 1.2) * (core.labels > 0) * dark[core.labels]
     core.plane *= np.clip(1 + strength * clumps, 0.25, 1.8)
 
@@ -276,7 +284,7 @@ def blood_smear(rng: Rng, shape: Shape) -> Scene:
     tint = np.array(_near(rng, (0.83, 0.84, 0.86), 0.05), np.float32)
     shade = 1 + np.float32(0.02) * smooth_noise(rng, shape, 60)
     image = looks.absorb(tint * shade[..., None], density)
-    return Scene(image, found, "blood smear", False, unlabelled)
+    return Scene(image, found, "blood smear", unlabelled=unlabelled)
 
 
 def phase_cells(rng: Rng, shape: Shape) -> Scene:
@@ -285,11 +293,12 @@ def phase_cells(rng: Rng, shape: Shape) -> Scene:
     style = str(rng.choice(["stellate", "spread", "round"], p=[0.5, 0.35, 0.15]))
     body = layers.cells(rng, shape, diameter, style=style)
     rim = blur((body.labels > 0).astype(np.float32), 1.0)
-    granules = np.clip(smooth_noise(rng, shape, max(2.0, diameter * 0.05)), -0.5, 2) * rim
-    phase = 0.5 * rim + 0.5 * body.plane + np.float32(rng.uniform(0.05, 0.25)) * granules
+    speckle = smooth_noise(rng, shape, max(1.8, diameter * rng.uniform(0.02, 0.05)))
+    granules = (np.clip(speckle - 1.1, 0, 1.5) + 0.08 * speckle) * rim * (0.3 + body.plane)
+    phase = 0.5 * rim + 0.5 * body.plane + np.float32(rng.uniform(0.1, 0.8)) * granules
     labelled = [body]
     unlabelled = {"nuclei", "membranes", "filaments", "vesicles", "spots"}
-    if rng.random() < 0.5:
+    if diameter > 30 and rng.random() < 0.7:
         inner = layers.cell_nuclei(rng, body, rng.uniform(0.35, 0.5))
         ring = blur(inner.plane, 1.0) - blur(inner.plane, 3.0)
         phase = phase + 0.8 * ring - np.float32(rng.uniform(0.1, 0.3)) * inner.plane
@@ -298,7 +307,7 @@ def phase_cells(rng: Rng, shape: Shape) -> Scene:
     image = looks.phase_contrast(rng, phase.astype(np.float32), diameter)
     if rng.random() < 0.4:
         image = _dead_cells(rng, image, body, diameter * rng.uniform(0.2, 0.5))
-    return Scene(image, labelled, "phase contrast", False, unlabelled)
+    return Scene(image, labelled, "phase contrast", unlabelled=unlabelled)
 
 
 def _dead_cells(rng: Rng, image: np.ndarray, body: Layer, diameter: float) -> np.ndarray:
@@ -358,7 +367,7 @@ def brightfield(rng: Rng, shape: Shape) -> Scene:
         image = looks.absorb(
             np.ones(3, np.float32), [(1 - image, _near(rng, (0.4, 0.3, 0.4), 0.15))]
         )
-    return Scene(image, found, "brightfield", False, unlabelled)
+    return Scene(image, found, "brightfield", unlabelled=unlabelled)
 
 
 def electron_microscopy(rng: Rng, shape: Shape) -> Scene:
@@ -371,7 +380,7 @@ def electron_microscopy(rng: Rng, shape: Shape) -> Scene:
     walled = rng.random() < 0.75
     if walled:
         diameter = _diameter(rng, shape, low=28, high=170)
-        tissue = mosaic(rng, shape, diameter, wavy=rng.uniform(0.3, 0.9))
+        tissue = mosaic(rng, shape, diameter, wavy=rng.uniform(0.3, 0.7))
         width = float(np.clip(diameter * rng.uniform(0.04, 0.1), 2.5, 8))
         wall, body = layers.membranes(rng, tissue, width), layers.tissue_cells(rng, tissue, width)
         shade = np.float32(rng.uniform(0.0, 0.15)) * (body.plane - 1)
@@ -380,7 +389,7 @@ def electron_microscopy(rng: Rng, shape: Shape) -> Scene:
         )
         inside = tissue.edge > width
         labelled += [wall, body]
-        size = float(np.clip(size, 12, diameter * 0.7))
+        size = float(np.clip(size, 12, max(13.0, diameter * 0.55)))
     else:
         unlabelled |= {"membranes", "cells"}
     if not walled or rng.random() < 0.75:
@@ -391,7 +400,7 @@ def electron_microscopy(rng: Rng, shape: Shape) -> Scene:
     else:
         unlabelled.discard("mitochondria")
     if rng.random() < 0.45:
-        small = layers.vesicles(rng, shape, float(np.clip(size * 0.3, 7, 24)), inside)
+        small = layers.vesicles(rng, shape, float(np.clip(size * 0.35, 9, 28)), inside)
         density = density + np.float32(rng.uniform(0.5, 0.9)) * small.plane
         labelled.append(small)
     else:
@@ -399,7 +408,7 @@ def electron_microscopy(rng: Rng, shape: Shape) -> Scene:
         density = density + np.float32(0.4) * specks
         unlabelled.add("vesicles")
     soft = blur(density.astype(np.float32), float(rng.uniform(0.5, 1.3)))
-    return Scene(looks.electron(rng, soft), labelled, "electron microscopy", False, unlabelled)
+    return Scene(looks.electron(rng, soft), labelled, "electron microscopy", unlabelled=unlabelled)
 
 
 FAMILIES: dict[str, tuple[Callable[[Rng, Shape], Scene], float]] = {
@@ -416,7 +425,19 @@ FAMILIES: dict[str, tuple[Callable[[Rng, Shape], Scene], float]] = {
     "brightfield": (brightfield, 0.05),
     "electron_microscopy": (electron_microscopy, 0.06),
 }
-_ATTEMPTS = 20
+_ATTEMPTS = 30
+_FAINTEST = 3.0
+
+
+def _visible(pixels: np.ndarray, mask: np.ndarray) -> bool:
+    """Tell whether a structure differs from its surroundings by a few grey levels on average."""
+    if not mask.any():
+        return False
+    ring = ndi.maximum_filter(mask, 9) & ~mask
+    if not ring.any():
+        return False
+    inside, outside = pixels[mask].mean(axis=0), pixels[ring].mean(axis=0)
+    return float(np.abs(inside - outside).max()) >= _FAINTEST
 
 
 def generate_family(family: str, seed: int, size: int = 320) -> Sample:
@@ -439,16 +460,17 @@ def generate_family(family: str, seed: int, size: int = 320) -> Sample:
     for attempt in range(_ATTEMPTS):
         rng = np.random.default_rng([seed, attempt, list(FAMILIES).index(family)])
         scene = draw(rng, (size, size))
-        if all(layer.labels.any() for layer in scene.labelled):
+        image = looks.degrade(rng, scene.image, dark=scene.dark, dimmest=scene.dimmest)
+        if scene.modality != "blood smear" and rng.random() < 0.04:
+            image = 1 - image
+        pixels = looks.to_uint8(image)
+        if all(_visible(pixels, layer.labels > 0) for layer in scene.labelled):
             break
     else:
-        raise ValueError(f"{family} {seed} stays empty at {size} pixels; ask for larger images")
-    image = looks.degrade(rng, scene.image, dark=scene.dark)
-    if scene.modality != "blood smear" and rng.random() < 0.04:
-        image = 1 - image
+        raise ValueError(f"{family} {seed} shows nothing at {size} pixels; ask for larger images")
     names = [layer.concept for layer in scene.labelled]
     return Sample(
-        image=looks.to_uint8(image),
+        image=pixels,
         concepts={layer.concept: contiguous(layer.labels) for layer in scene.labelled},
         kinds={layer.concept: layer.kind for layer in scene.labelled},
         modality=scene.modality,
