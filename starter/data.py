@@ -14,7 +14,7 @@ from PIL import Image
 
 from starter.phrases import canonical
 
-__all__ = ["TRAINING_SETS", "Sample", "contiguous", "load_split", "read_index"]
+__all__ = ["TRAINING_SETS", "Sample", "contiguous", "folder_reader", "load_split", "read_index"]
 
 TRAINING_SETS = ("dsb2018_nuclei", "usiigaci_phase_contrast", "bccd_blood_boxes")
 
@@ -106,11 +106,16 @@ def contiguous(labels: np.ndarray) -> np.ndarray:
     return np.where(present, np.cumsum(present), 0).astype(np.uint16)[labels]
 
 
+def folder_reader(folder: Path) -> Reader:
+    """Return read(name) -> bytes for files below a folder."""
+    return lambda name: (folder / name).read_bytes()
+
+
 def _opener(root: Path, dataset: str) -> tuple[Reader, Callable[[], None]]:
     """Return read(name) -> bytes and close() for a data set: a folder or DATASET.zip."""
     folder, packed = root / dataset, root / f"{dataset}.zip"
     if folder.is_dir():
-        return (lambda name: (folder / name).read_bytes()), (lambda: None)
+        return folder_reader(folder), (lambda: None)
     if packed.is_file():
         archive = zipfile.ZipFile(packed)
         return archive.read, archive.close

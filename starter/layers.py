@@ -223,7 +223,7 @@ def tissue_cells(rng: Rng, tissue: Mosaic, border: float) -> Layer:
     labels, _ = ndi.label(tissue.edge > border / 2)
     areas = np.bincount(labels.ravel())
     labels[areas[labels] < 12] = 0
-    values = np.float32(np.exp(rng.normal(0, 0.3, len(areas))))
+    values = np.exp(rng.normal(0, 0.3, len(areas))).astype(np.float32)
     plane = values[labels] * (labels > 0)
     return Layer("cells", labels.astype(np.uint16), plane.astype(np.float32))
 

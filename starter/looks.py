@@ -29,12 +29,12 @@ _COLOURS = {
 }
 
 
-def _between(rng: Rng, low: float, high: float) -> np.float32:
-    return np.float32(rng.uniform(low, high))
+def _between(rng: Rng, low: float, high: float) -> float:
+    return rng.uniform(low, high)
 
 
-def _log_between(rng: Rng, low: float, high: float) -> np.float32:
-    return np.float32(np.exp(rng.uniform(np.log(low), np.log(high))))
+def _log_between(rng: Rng, low: float, high: float) -> float:
+    return float(np.exp(rng.uniform(np.log(low), np.log(high))))
 
 
 def illumination(rng: Rng, shape: tuple[int, int], strength: float) -> np.ndarray:
@@ -72,9 +72,9 @@ def fluoresce(rng: Rng, planes: list[tuple[str, np.ndarray]], colour: bool) -> n
     colour : bool
     """
     shape = planes[0][1].shape
-    haze = _between(rng, 0, 0.2) if rng.random() < 0.5 else np.float32(0)
+    haze = _between(rng, 0, 0.2) if rng.random() < 0.5 else 0.0
     spread = [plane + haze * blur(plane, _log_between(rng, 8, 30)) for _, plane in planes]
-    floor = _between(rng, 0.0, 0.12) if rng.random() < 0.6 else np.float32(0.01)
+    floor = _between(rng, 0.0, 0.12) if rng.random() < 0.6 else 0.01
     ground = floor * (1 + np.float32(0.15) * smooth_noise(rng, shape, float(rng.uniform(20, 100))))
     if not colour:
         return ground + sum(spread)
@@ -186,21 +186,30 @@ def degrade(rng: Rng, image: np.ndarray, *, dark: bool, dimmest: float = 0.15) -
 
 def _noisy(rng: Rng, image: np.ndarray, dark: bool) -> np.ndarray:
     read = _log_between(rng, 0.002, 0.05 if dark else 0.03)
-    shot = _log_between(rng, 0.005, 0.08) if rng.random() < 0.5 else np.float32(0)
-    peak = np.float32(max(float(image.max()), 0.05)) if dark else np.float32(1)
+    shot = _log_between(rng, 0.005, 0.08) if rng.random() < 0.5 else 0.0
+    peak = max(float(image.max()), 0.05) if dark else 1.0
     relative = np.clip(image / peak, 0, 1)
     sigma = read + shot * np.sqrt(relative)
-    noise = rng.standard_normal(image.shape[:2] if rng.random() < 0.3 else image.shape, np.float32)
-    if rng.random() < 0.3:
-        noise = blur(noise, 0.6) * np.float32(1.8) if noise.ndim == 2 else noise
-    if noise.ndim < image.ndim:
-        noise = noise[..., None]
-    image = image + peak * sigma * noise
+    image = image + peak * sigma * _grain(rng, image.shape)
     if dark and rng.random() < 0.1:
         n = int(rng.integers(5, 60))
         rows, columns = rng.integers(0, image.shape[0], n), rng.integers(0, image.shape[1], n)
         image[rows, columns] = peak * rng.uniform(0.5, 1.5)
     return image
+
+
+def _grain(rng: Rng, shape: tuple[int, ...]) -> np.ndarray:
+    """Return unit noise: the same in all channels, or cut apart from one draw for speed."""
+    h, w = shape[:2]
+    if len(shape) == 2 or rng.random() < 0.3:
+        grain: np.ndarray = rng.standard_normal((h, w), np.float32)
+        if rng.random() < 0.3:
+            grain = blur(grain, 0.6) * 1.8
+        return grain if len(shape) == 2 else grain[..., None]
+    step = 3 * w + 7
+    drawn = rng.standard_normal(h * w + 2 * step, np.float32)
+    parts = [drawn[c * step : c * step + h * w].reshape(h, w) for c in range(3)]
+    return np.stack(parts, axis=-1)
 
 
 def to_uint8(image: np.ndarray) -> np.ndarray:

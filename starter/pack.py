@@ -11,7 +11,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from starter.data import TRAINING_SETS, Row, Sample, contiguous, load_split, read_index
+from starter.data import (
+    TRAINING_SETS,
+    Row,
+    Sample,
+    contiguous,
+    folder_reader,
+    load_split,
+    read_index,
+)
 
 __all__ = ["load_packed", "main", "pack"]
 
@@ -20,19 +28,14 @@ def _smaller(name: str, raw: bytes) -> bytes:
     """Re-encode a PNG without loss where that saves space; readers go by content, not by name."""
     if not name.endswith(".png"):
         return raw
-    image = Image.open(io.BytesIO(raw))
-    best = raw
+    image, buffer = Image.open(io.BytesIO(raw)), io.BytesIO()
     if name.startswith("labels/"):
         labels = contiguous(np.array(image))
         narrow = labels.astype(np.uint8) if labels.max() < 256 else labels
-        image, formats = Image.fromarray(narrow), [("PNG", {"optimize": True})]
+        Image.fromarray(narrow).save(buffer, "PNG", optimize=True)
     else:
-        formats = [("WEBP", {"lossless": True, "quality": 100, "method": 4})]
-    for kind, options in formats:
-        buffer = io.BytesIO()
-        image.save(buffer, kind, **options)
-        best = min(best, buffer.getvalue(), key=len)
-    return best
+        image.save(buffer, "WEBP", lossless=True, quality=100, method=4)
+    return min(raw, buffer.getvalue(), key=len)
 
 
 def _index_bytes(rows: list[Row]) -> bytes:
@@ -65,11 +68,7 @@ def pack(data: str | Path, out: str | Path, *, test: bool = False) -> dict[str, 
     sizes = {}
     for dataset in TRAINING_SETS:
         folder = Path(data) / dataset
-        rows = [
-            row
-            for row in read_index(lambda name, folder=folder: (folder / name).read_bytes())
-            if row["split"] in splits
-        ]
+        rows = [row for row in read_index(folder_reader(folder)) if row["split"] in splits]
         target = Path(out) / f"{dataset}.zip"
         with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
             archive.writestr("index.csv", _index_bytes(rows))

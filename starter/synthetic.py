@@ -86,7 +86,8 @@ def fluorescence_nuclei(rng: Rng, shape: Shape) -> Scene:
     if rng.random() < 0.2:
         ghosts = layers.nuclei(rng, shape, diameter, n=int(rng.integers(1, 8)))
         planes.append(("ghosts", np.float32(0.2) * blur(ghosts.plane, diameter * 0.35)))
-    image = looks.fluoresce(rng, [("nuclei", sum(p for _, p in planes))], rng.random() < 0.25)
+    together = np.sum([plane for _, plane in planes], axis=0)
+    image = looks.fluoresce(rng, [("nuclei", together)], rng.random() < 0.25)
     return Scene(image, [found], "fluorescence microscopy image", True, 0.12, unlabelled)
 
 
@@ -213,9 +214,12 @@ def histology(rng: Rng, shape: Shape) -> Scene:
         body = layers.tissue_cells(rng, plan, width)
         wall = layers.membranes(rng, plan, width)
         core = layers.mosaic_nuclei(rng, plan, body, diameter)
-        pale = rng.random() < 0.5
         flesh = tissue + np.float32(rng.uniform(0.3, 0.7)) * body.plane
-        tissue = flesh * (1 - np.clip(wall.plane, 0, 1)) if pale else flesh + 0.8 * wall.plane
+        tissue = (
+            flesh * (1 - np.clip(wall.plane, 0, 1))
+            if rng.random() < 0.5
+            else flesh + 0.8 * wall.plane
+        )
         labelled += [body, wall]
         unlabelled -= {"cells", "membranes"}
     else:
@@ -373,7 +377,7 @@ def brightfield(rng: Rng, shape: Shape) -> Scene:
 def electron_microscopy(rng: Rng, shape: Shape) -> Scene:
     """A section: membranes around cells, mitochondria and vesicles inside; or organelles alone."""
     grains = smooth_noise(rng, shape, 6)
-    density = np.float32(0.04) * grains
+    density: np.ndarray = np.float32(0.04) * grains
     labelled: list[Layer] = []
     unlabelled = {"spots", "filaments"}
     size, inside = _diameter(rng, shape, low=14, high=110), np.ones(shape, bool)
