@@ -400,7 +400,8 @@ def test_a_plane_is_frozen():
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.float32])
 def test_labels_are_read_as_they_are(tmp_path, dtype):
     array = (pixels(3, 8, 9) % 5).astype(dtype)
-    tifffile.imwrite(tmp_path / "labels.tif", array, metadata={"axes": "ZYX"}, compression="zlib")
+    options = {"photometric": "minisblack", "compression": "zlib", "metadata": {"axes": "ZYX"}}
+    tifffile.imwrite(tmp_path / "labels.tif", array, **options)
     for image in (array, tmp_path / "labels.tif", da.from_array(array)):
         labels = read_labels(image)
         assert (labels.shape, labels.axes, len(labels)) == (array.shape, "ZYX", 3)
