@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterator
+from pathlib import Path
 
 import numpy as np
 
@@ -14,302 +16,33 @@ __all__ = [
     "TEMPLATES",
     "absent_concepts",
     "absent_phrases",
+    "absent_terms",
     "canonical",
     "phrase",
     "related",
     "vocabulary_phrases",
 ]
 
+_WORDS = json.loads(Path(__file__).with_suffix(".json").read_text())
+
+
+def _lists(name: str) -> dict[str, tuple[str, ...]]:
+    return {key: tuple(words) for key, words in _WORDS[name].items()}
+
+
 # Canonical concept -> what a biologist would type for it; the first is the usual word.
-CONCEPTS: dict[str, tuple[str, ...]] = {
-    "nuclei": (
-        "nuclei",
-        "nucleus",
-        "cell nuclei",
-        "cell nucleus",
-        "DAPI stained nuclei",
-        "DAPI",
-        "Hoechst stained nuclei",
-        "Hoechst",
-        "stained nuclei",
-        "fluorescent nuclei",
-        "DNA",
-        "DNA stain",
-        "nuclear stain",
-        "chromatin",
-        "hematoxylin stained nuclei",
-        "haematoxylin stained nuclei",
-        "H2B",
-        "white blood cell nucleus",
-        "nuclear region",
-    ),
-    "cells": (
-        "cells",
-        "cell",
-        "whole cells",
-        "whole cell",
-        "cell bodies",
-        "cell body",
-        "individual cells",
-        "single cells",
-        "adherent cells",
-        "cultured cells",
-        "plant cells",
-        "animal cells",
-        "epithelial cells",
-        "cell outlines",
-    ),
-    "red blood cells": (
-        "red blood cells",
-        "red blood cell",
-        "erythrocytes",
-        "erythrocyte",
-        "RBC",
-        "RBCs",
-        "red cells",
-    ),
-    "white blood cells": (
-        "white blood cells",
-        "white blood cell",
-        "leukocytes",
-        "leukocyte",
-        "leucocytes",
-        "WBC",
-        "WBCs",
-        "white cells",
-        "neutrophils",
-        "lymphocytes",
-        "monocytes",
-    ),
-    "platelets": ("platelets", "platelet", "thrombocytes", "thrombocyte", "blood platelets"),
-    "filaments": (
-        "filaments",
-        "filament",
-        "fibers",
-        "fibres",
-        "fiber",
-        "microtubules",
-        "microtubule",
-        "actin",
-        "actin filaments",
-        "cytoskeleton",
-        "tubulin",
-        "stress fibers",
-        "fibrils",
-        "curved lines",
-    ),
-    "membranes": (
-        "membranes",
-        "membrane",
-        "cell membranes",
-        "cell membrane",
-        "plasma membranes",
-        "plasma membrane",
-        "cell boundaries",
-        "cell borders",
-        "cell walls",
-    ),
-    "spots": (
-        "spots",
-        "spot",
-        "puncta",
-        "punctum",
-        "foci",
-        "dots",
-        "bright spots",
-        "fluorescent spots",
-        "FISH spots",
-        "particles",
-    ),
-    "mitochondria": ("mitochondria", "mitochondrion", "mitochondrial profiles"),
-    "vesicles": (
-        "vesicles",
-        "vesicle",
-        "vacuoles",
-        "vacuole",
-        "liposomes",
-        "endosomes",
-        "ring-shaped vesicles",
-        "rings",
-    ),
-    "bacteria": (
-        "bacteria",
-        "bacterium",
-        "bacterial cells",
-        "E. coli",
-        "rod-shaped bacteria",
-        "bacilli",
-        "rods",
-    ),
-    "yeast": ("yeast", "yeasts", "yeast cells", "budding yeast", "Saccharomyces", "fungal cells"),
-}
-
-MODALITIES: dict[str, tuple[str, ...]] = {
-    "fluorescence microscopy image": (
-        "fluorescence microscopy image",
-        "fluorescence",
-        "a fluorescence image",
-        "immunofluorescence",
-        "confocal fluorescence image",
-    ),
-    "histology": (
-        "histology",
-        "histology image",
-        "a stained tissue section",
-        "H&E stained tissue",
-        "histopathology",
-    ),
-    "phase contrast": (
-        "phase contrast",
-        "phase contrast image",
-        "a phase contrast microscopy image",
-        "live cell phase contrast",
-    ),
-    "electron microscopy": (
-        "electron microscopy",
-        "electron micrograph",
-        "a TEM image",
-        "an EM image",
-        "transmission electron microscopy",
-    ),
-    "blood smear": (
-        "blood smear",
-        "a stained blood smear",
-        "Giemsa stained blood smear",
-        "peripheral blood film",
-    ),
-    "brightfield": (
-        "brightfield",
-        "bright field image",
-        "a brightfield microscopy image",
-        "transmitted light image",
-    ),
-}
-
-TEMPLATES: tuple[str, ...] = (
-    "{}",
-    "a microscopy image of {}",
-    "a microscope image of {}",
-    "a photo of {}",
-    "{} in the image",
-    "all {}",
-    "the {}",
-    "{} in a microscopy image",
-    "an image showing {}",
-    "segment the {}",
-    "find {}",
-    "micrograph of {}",
-)
-
+CONCEPTS = _lists("concepts")
+MODALITIES = _lists("modalities")
+TEMPLATES: tuple[str, ...] = tuple(_WORDS["templates"])
 # With a concept and a modality.
-MODALITY_TEMPLATES: tuple[str, ...] = ("{} in {}", "{}: {}", "{}, {}")
-
+MODALITY_TEMPLATES: tuple[str, ...] = tuple(_WORDS["modality_templates"])
 # Words for things that are in none of the images. "train" may be used while learning, "eval" only
 # for measuring; the two share no word.
-ABSENT: dict[str, tuple[str, ...]] = {
-    "train": (
-        "chloroplasts",
-        "pollen grains",
-        "diatoms",
-        "sperm",
-        "cilia",
-        "starch grains",
-        "crystals",
-        "hair",
-        "muscle fibers",
-        "cartilage",
-        "bone",
-        "root tips",
-        "leaves",
-        "stomata",
-        "nematodes",
-        "zebrafish",
-        "insect wings",
-        "glomeruli",
-        "villi",
-        "oocytes",
-        "hyphae",
-        "air bubbles",
-        "scale bar",
-        "text",
-        "a dog",
-        "cars",
-        "a person",
-        "trees",
-        "buildings",
-        "the sky",
-        "a bicycle",
-        "flowers",
-        "food",
-        "a cat",
-        "furniture",
-        "xylem vessels",
-        "amoebae",
-        "spores",
-        "teeth",
-        "sand grains",
-        "a needle",
-        "collagen",
-        "blood vessels",
-        "axons",
-        "retina",
-    ),
-    "eval": (
-        "ciliates",
-        "plankton",
-        "seeds",
-        "feathers",
-        "trichomes",
-        "kidney tubules",
-        "fish scales",
-        "dendritic spines",
-        "mosquito larvae",
-        "airplanes",
-        "a horse",
-        "boats",
-        "mountains",
-        "a chair",
-        "sheep",
-        "fruit",
-        "embryos",
-        "eggs",
-        "mites",
-        "graphite flakes",
-        "ice crystals",
-        "tardigrades",
-        "algae",
-        "cotton",
-        "a keyboard",
-    ),
-}
-
+ABSENT = _lists("absent")
 # Labels that only evaluation has: never trained on, present or absent, but the tokens must exist.
-_EVALUATION_ONLY = (
-    "synapses",
-    "synapse",
-    "synaptic densities",
-    "neurites",
-    "neurite",
-    "neuronal processes",
-)
-
+_EVALUATION_ONLY: tuple[str, ...] = tuple(_WORDS["evaluation_only"])
 # Not learnt either: words users bring when they fine-tune, for a cut vocabulary to hold.
-_USERS_WORDS = """
-organelles organelle organoids organoid glands gland tissue tumor tumour cancer stroma epithelium
-endothelium fibroblasts macrophages neurons neuron glia astrocytes dendrites axon myelin soma
-lysosomes peroxisomes ribosomes golgi apparatus endoplasmic reticulum nucleoli nucleolus centrosomes
-chromosomes spindle telomeres lipid droplets granules autophagosomes microvilli lumen vessels crypts
-follicles islets colonies colony biofilm virus viruses virions parasites malaria trypanosomes embryo
-larva worm worms fly wing disc root leaf seed pollen hypha spore cilium flagella flagellum sperm
-oocyte egg stem cells mitosis mitotic apoptotic dead live dividing debris background foreground
-object objects structure structures region regions bright dark round small large green blue red
-GFP RFP mCherry YFP CFP Cy3 Cy5 Alexa phalloidin tubulin lamin histone MitoTracker stain stained
-marker channel signal section slice volume label labelled unlabelled touching cluster clusters
-monolayer culture HeLa U2OS CHO HEK neutrophil eosinophil basophil lymphocyte monocyte macrophage
-blasts keratinocytes hepatocytes cardiomyocytes myotubes adipocytes osteoclasts megakaryocytes
-endosome exosomes droplets beads bubbles pores wells fibrosis plaques amyloid tangles cytosol
-cytoplasmic nuclear mitochondrial membrane-bound bacterial fungal yeast-like rod-shaped spherical
-"""
+_USERS_WORDS: tuple[str, ...] = tuple(_WORDS["users_words"])
 
 # Seen beside the key, the values may not be called absent: they name the same thing, a part of it,
 # the whole of it, or something that looks too much alike. Directed.
@@ -493,7 +226,7 @@ def vocabulary_phrases() -> list[str]:
 
     A token table cut to these texts knows everything that was learnt or measured.
     """
-    texts = set(_USERS_WORDS.split())
+    texts = set(_USERS_WORDS)
     modalities = [text for texts_of in MODALITIES.values() for text in texts_of]
     texts.update(modalities)
     for word in _words():

@@ -24,6 +24,7 @@ __all__ = [
 Window = tuple[slice, slice]
 Rng = np.random.Generator
 _TURN = 2 * np.pi
+_DIRECTIONS = 720
 
 
 def blur(plane: np.ndarray, sigma: float) -> np.ndarray:
@@ -133,11 +134,14 @@ def rho_of(blob: Blob, shape: tuple[int, int], reach: float = 1.0) -> tuple[Wind
     else:
         rho = (np.abs(u) ** blob.power + np.abs(v) ** blob.power) ** np.float32(1 / blob.power)
     if blob.harmonics is not None:
-        theta = np.arctan2(v, u)
-        outline = np.ones_like(theta)
+        turn = np.arange(_DIRECTIONS, dtype=np.float32) * np.float32(_TURN / _DIRECTIONS)
+        outline = np.ones_like(turn)
         for order, (amplitude, phase) in enumerate(blob.harmonics.astype(np.float32), start=2):
-            outline += amplitude * np.cos(order * theta + phase)
-        rho = rho / np.clip(outline, 0.25, None)
+            outline += amplitude * np.cos(order * turn + phase)
+        inverse = 1 / np.clip(outline, 0.25, None)
+        # Index -180..180 degrees: negative ones count from the end, as they should.
+        direction = np.arctan2(v, u) * np.float32(_DIRECTIONS / _TURN)
+        rho = rho * inverse[direction.astype(np.int16)]
     return (slice(y0, y1), slice(x0, x1)), rho
 
 
