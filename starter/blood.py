@@ -56,7 +56,7 @@ def _white(rng: Rng, shape: Shape, diameter: float, n: int) -> tuple[Layer, Laye
 def _lobes(rng: Rng, cell: Blob) -> list[Blob]:
     """Return the blobs of a nucleus: one large, a bean, or a few joined lobes."""
     if rng.random() < 0.4:
-        size = cell.radius * rng.uniform(0.6, 0.92)
+        size = cell.radius * rng.uniform(0.6, 0.98)
         shift = rng.normal(0, 0.3 * (cell.radius - size) + 0.01, 2)
         return [
             Blob.draw(rng, cell.y + shift[0], cell.x + shift[1], size, elongation=1.1, wobble=0.06)

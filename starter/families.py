@@ -285,8 +285,9 @@ def blood_smear(rng: Rng, shape: Shape) -> Scene:
 def phase_cells(rng: Rng, shape: Shape) -> Scene:
     """Adherent cells in phase contrast, with nuclei labelled at times; rounded dead ones beside."""
     diameter = _diameter(rng, shape, low=18, high=140)
-    style = str(rng.choice(["stellate", "spread", "round"], p=[0.5, 0.35, 0.15]))
-    body = layers.cells(rng, shape, diameter, style=style)
+    style = str(rng.choice(["stellate", "spread", "round"], p=[0.6, 0.3, 0.1]))
+    crowd = layers.how_many(rng, shape, diameter, 60, least=0.12)
+    body = layers.cells(rng, shape, diameter, style=style, n=crowd)
     rim = blur((body.labels > 0).astype(np.float32), 1.0)
     speckle = smooth_noise(rng, shape, max(1.8, diameter * rng.uniform(0.02, 0.05)))
     granules = (np.clip(speckle - 1.1, 0, 1.5) + 0.08 * speckle) * rim * (0.3 + body.plane)
@@ -327,7 +328,7 @@ def phase_microbes(rng: Rng, shape: Shape) -> Scene:
 
 def brightfield(rng: Rng, shape: Shape) -> Scene:
     """Grey transmitted light: pale cells with dark nuclei, or microbes, or fibres with spots."""
-    kind = rng.choice(["cells", "microbes", "fibres"], p=[0.6, 0.25, 0.15])
+    kind = rng.choice(["cells", "microbes", "fibres"], p=[0.7, 0.18, 0.12])
     unlabelled: set[str] = set()
     if kind == "cells":
         diameter = _diameter(rng, shape, low=24, high=240)

@@ -92,7 +92,9 @@ def nuclei(
         canvas.labels[blocked] = np.iinfo(np.uint16).max
     plane = np.zeros(shape, np.float32)
     texture = np.float32(rng.choice([0.0, 0.1, 0.2, 0.4])) * _texture(rng, shape, diameter)
-    elongation = rng.choice([1.08, 1.25, 1.6])
+    elongation = rng.choice([1.08, 1.25, 1.6, 2.3], p=[0.3, 0.35, 0.3, 0.05])
+    if aligned:
+        elongation = rng.uniform(1.5, 2.8)
     wobble = rng.choice([0.0, 0.03, 0.06, 0.12], p=[0.3, 0.4, 0.2, 0.1])
     spread, vary = rng.choice([0.08, 0.2, 0.35]), rng.choice([0.1, 0.3, 0.7])
     dome, rim, nucleoli = rng.choice([0.0, 0.5, 0.9]), rng.random() < 0.15, rng.random() < 0.3

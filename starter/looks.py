@@ -117,7 +117,7 @@ def phase_contrast(rng: Rng, phase: np.ndarray, scale: float) -> np.ndarray:
     grey = _between(rng, 0.3, 0.6)
     wide = blur(phase, max(2.0, scale * float(rng.uniform(0.08, 0.25))))
     edge = phase - wide
-    contrast = _log_between(rng, 0.2, 0.7)
+    contrast = _log_between(rng, 0.25, 1.1)
     body = _between(rng, -0.1, 0.3)
     image = grey - contrast * edge - body * contrast * phase
     rim = blur(phase, 1.5) - phase
@@ -185,7 +185,7 @@ def degrade(rng: Rng, image: np.ndarray, *, dark: bool, dimmest: float = 0.15) -
 
 
 def _noisy(rng: Rng, image: np.ndarray, dark: bool) -> np.ndarray:
-    read = _log_between(rng, 0.002, 0.05 if dark else 0.03)
+    read = _log_between(rng, 0.002, 0.05 if dark else 0.02)
     shot = _log_between(rng, 0.005, 0.08) if rng.random() < 0.5 else 0.0
     peak = max(float(image.max()), 0.05) if dark else 1.0
     relative = np.clip(image / peak, 0, 1)

@@ -55,7 +55,7 @@ def generate_family(family: str, seed: int, size: int = 320) -> Sample:
         rng = np.random.default_rng([seed, attempt, list(FAMILIES).index(family)])
         scene = draw(rng, (size, size))
         image = looks.degrade(rng, scene.image, dark=scene.dark, dimmest=scene.dimmest)
-        if scene.modality != "blood smear" and rng.random() < 0.04:
+        if image.ndim == 2 and rng.random() < 0.04:
             image = 1 - image
         pixels = looks.to_uint8(image)
         if all(_visible(pixels, layer.labels > 0) for layer in scene.labelled):
