@@ -88,15 +88,18 @@ def test_the_pixel_size_of_a_tiff_is_in_micrometres(tmp_path):
 
 
 def test_a_level_of_a_tiff_pyramid_is_chosen(tmp_path):
-    array = pixels(64, 64)
-    with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
-        writer.write(array, subifds=1, tile=(16, 16), photometric="minisblack")
-        writer.write(array[::2, ::2], subfiletype=1, tile=(16, 16), photometric="minisblack")
-    np.testing.assert_array_equal(
-        open_image(tmp_path / "a.tif", level=1).plane().rgb[..., 0], array[::2, ::2]
-    )
+    path = tmp_path / "a.ome.tif"
+    array = pixels(63, 64)
+    options = {"tile": (16, 16), "photometric": "minisblack"}
+    with tifffile.TiffWriter(path, ome=True) as writer:
+        sizes = {"PhysicalSizeY": 0.5, "PhysicalSizeX": 0.25}
+        writer.write(array, subifds=1, metadata=sizes, **options)
+        writer.write(array[::3, ::2], subfiletype=1, **options)
+    coarse = open_image(path, level=1)
+    np.testing.assert_array_equal(coarse.plane().rgb[..., 0], array[::3, ::2])
+    assert coarse.spacing_um == {"Y": 1.5, "X": 0.5}
     with pytest.raises(PlaneError, match=r"from 0 .* to 1"):
-        open_image(tmp_path / "a.tif", level=2)
+        open_image(path, level=2)
 
 
 def test_a_stack_from_a_file_survives_the_way_to_a_worker(tmp_path):

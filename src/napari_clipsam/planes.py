@@ -213,7 +213,8 @@ class Stack(_PlaneAccess):
             for position, channel in enumerate(self.channels):
                 self.normalisation.apply(self._read(where, channel), position, rgb[..., position])
         if len(self.channels) == 1:
-            rgb[..., 1:] = rgb[..., :1]
+            for position in (1, 2):
+                rgb[..., position] = rgb[..., 0]
         name = " ".join([self.name, *(f"{letter}={number}" for letter, number in where.items())])
         return Plane(rgb, self._fingerprint(rgb), where, name)
 

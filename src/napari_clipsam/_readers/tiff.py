@@ -45,7 +45,13 @@ class TiffSource:
             self.shape = tuple(int(length) for length in series.shape)
             self.dtype = np.dtype(series.dtype)
             self.axes = series.axes
-            self.spacing_um = _tiff_spacing(tif, 2**level if level else 1)
+            finest = dict(zip(levels[0].axes, levels[0].shape, strict=True))
+            self.spacing_um = {
+                letter: step * finest[letter] / length
+                for letter, step in _spacing(tif).items()
+                for axis, length in zip(series.axes, series.shape, strict=True)
+                if axis == letter
+            } or None
             self._pages = series.pages
             self._mapped = self._map(series, tif)
             self._leading = 0
@@ -113,26 +119,28 @@ class TiffSource:
                 raise ValueError("the file ends before its pixels do")
 
 
-def _tiff_spacing(tif: Any, shrunk: int) -> dict[str, float] | None:
+def _spacing(tif: Any) -> dict[str, float]:
     """Read the pixel size that ImageJ or OME metadata state; other resolutions mean paper."""
-    spacing: dict[str, float] = {}
     if tif.is_imagej:
-        metadata = tif.imagej_metadata or {}
-        factor = MICROMETRES.get(str(metadata.get("unit", "")).lower())
-        if factor is None:
-            return None
-        for letter, tag in (("Y", "YResolution"), ("X", "XResolution")):
-            pixels, units = tif.pages[0].tags[tag].value if tag in tif.pages[0].tags else (0, 0)
-            if pixels and units:
-                spacing[letter] = units / pixels * factor * shrunk
-        if metadata.get("spacing"):
-            spacing["Z"] = abs(float(metadata["spacing"])) * factor
-    elif tif.is_ome:
-        spacing = _ome_spacing(tif.ome_metadata, shrunk)
-    return spacing or None
+        return _imagej_spacing(tif.imagej_metadata or {}, tif.pages[0].tags)
+    return _ome_spacing(tif.ome_metadata) if tif.is_ome else {}
 
 
-def _ome_spacing(xml: str, shrunk: int) -> dict[str, float]:
+def _imagej_spacing(metadata: dict[str, Any], tags: Any) -> dict[str, float]:
+    factor = MICROMETRES.get(str(metadata.get("unit", "")).lower())
+    if factor is None:
+        return {}
+    spacing = {}
+    for letter, tag in (("Y", "YResolution"), ("X", "XResolution")):
+        pixels, units = tags[tag].value if tag in tags else (0, 0)
+        if pixels and units:
+            spacing[letter] = units / pixels * factor
+    if metadata.get("spacing"):
+        spacing["Z"] = abs(float(metadata["spacing"])) * factor
+    return spacing
+
+
+def _ome_spacing(xml: str) -> dict[str, float]:
     import tifffile
 
     image = tifffile.xml2dict(xml).get("OME", {}).get("Image", {})
@@ -142,7 +150,7 @@ def _ome_spacing(xml: str, shrunk: int) -> dict[str, float]:
         size = pixels.get(f"PhysicalSize{letter}")
         factor = MICROMETRES.get(pixels.get(f"PhysicalSize{letter}Unit", "um"))
         if size and factor:
-            spacing[letter] = float(size) * factor * (1 if letter == "Z" else shrunk)
+            spacing[letter] = float(size) * factor
     return spacing
 
 
