@@ -1,0 +1,1 @@
+"""The method: adapters inside SAM's encoder, conditioned by CLIP."""

@@ -1,0 +1,164 @@
+"""The adapter of one base model: block layers, its own decoder, target token, presence, words.
+
+Nothing of the base is replaced. An adapter is built for the shapes of a base, checked first, and
+passed to the head; passing none gives the base model.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import nn
+
+# Importing a layer's module registers it.
+from napari_clipsam.adapters import lora, semantic  # noqa: F401
+from napari_clipsam.adapters.base import AdapterConfig, layer_class
+from napari_clipsam.adapters.lora import ClipAttentionTuning, ClipLoraTuning
+from napari_clipsam.errors import AdapterError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from napari_clipsam.models.clip import AttentionTuning, Clip
+    from napari_clipsam.models.sam import BlockAdapter, Sam
+    from napari_clipsam.semantics import Signals
+
+__all__ = ["Adapter", "AdapterInfo", "Target", "build_adapter", "parameter_counts"]
+
+Target = Literal["concept", "object"]
+_TARGETS: tuple[Target, ...] = ("concept", "object")
+
+
+@dataclass(frozen=True)
+class AdapterInfo:
+    """What is known of an adapter besides its weights.
+
+    Attributes
+    ----------
+    words : tuple of str
+        Words it was trained for, the first one used last.
+    threshold : float or None
+        Presence below it means "no match"; None where presence was not trained.
+    base_identity, clip_identity : str
+        Of the weights it belongs to.
+    provenance, scores : dict
+        How it was made and what was measured on held-out planes; JSON values.
+    """
+
+    words: tuple[str, ...] = ()
+    threshold: float | None = None
+    base_identity: str = ""
+    clip_identity: str = ""
+    provenance: dict[str, Any] = field(default_factory=dict)
+    scores: dict[str, Any] = field(default_factory=dict)
+
+
+class Adapter(nn.Module):
+    """Trained conditioning for one or more concepts.
+
+    Use `build_adapter` or `files.load_adapter` to make one.
+    """
+
+    def __init__(self, config: AdapterConfig, sam: Sam, clip: Clip) -> None:
+        super().__init__()
+        shape = sam.config
+        self.config = config
+        self.info = AdapterInfo(base_identity=sam.identity, clip_identity=clip.identity)
+        self.split = shape.depth - config.n_conditioned
+        self.grid = shape.grid
+        layer = layer_class(config.kind)
+        self.blocks = nn.ModuleList(
+            layer(shape.embed_dim, clip.dim, config) for _ in range(config.n_conditioned)
+        )
+        self.prompt_encoder = copy.deepcopy(sam.prompt_encoder)
+        self.mask_decoder = copy.deepcopy(sam.mask_decoder)
+        self.clip_tuning = _make_tuning(config, clip)
+        self.deltas = nn.ParameterDict()
+        if config.object_mode:
+            self.target_token = nn.Embedding(len(_TARGETS), shape.out_chans)
+            self.presence = nn.Linear(shape.out_chans + 3, 1)
+            nn.init.zeros_(self.target_token.weight)
+
+    def condition(self, signals: Signals | None) -> list[BlockAdapter]:
+        """Adapters for the head's blocks, bound to the signals of B (image, concept) pairs."""
+        return [block.bind(signals, self.grid) for block in self.blocks]
+
+    def target_tokens(self, target: Target, count: int) -> Tensor:
+        """The learned token that says concept or object, (count, 0 or 1, C)."""
+        if not self.config.object_mode:
+            channels = self.prompt_encoder.embed_dim
+            return next(self.parameters()).new_zeros(count, 0, channels)
+        return self.target_token.weight[_TARGETS.index(target)].expand(count, 1, -1)
+
+    def presence_logits(self, iou_token: Tensor, statistics: Tensor) -> Tensor:
+        """Log-odds (B,) that the concept is in the plane (method 7.4)."""
+        return self.presence(torch.cat([iou_token, statistics], dim=1))[:, 0]
+
+    def delta(self, word: str) -> Tensor | None:
+        """The learned vector of a taught word, (D,), if it has one."""
+        return self.deltas[word] if word in self.deltas else None
+
+    def with_info(self, **changes: Any) -> Adapter:
+        """The same adapter with other facts in `info`."""
+        self.info = replace(self.info, **changes)
+        return self
+
+
+def build_adapter(
+    config: AdapterConfig, sam: Sam, clip: Clip, seed: int | None = None
+) -> Adapter:
+    """Check that an adapter fits a base, then build it with a copy of the base's decoder.
+
+    Raises
+    ------
+    AdapterError
+        More blocks are asked for than the base has, or CLIP has no attention to tune.
+    """
+    depth = sam.config.depth
+    if config.n_conditioned > depth:
+        raise AdapterError(
+            f"The adapter wants {config.n_conditioned} conditioned blocks; this SAM has {depth} "
+            f"({config.n_conditioned - depth} too many). Use {depth} or fewer."
+        )
+    if config.clip_tuning != "none" and not clip.vision_attention():
+        raise AdapterError(
+            "This CLIP's vision tower is not open_clip's own ViT, so its attention cannot be "
+            "tuned. Use clip_tuning='none' or another CLIP."
+        )
+    layer_class(config.kind)
+    if seed is None:
+        return Adapter(config, sam, clip)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Adapter(config, sam, clip)
+
+
+def parameter_counts(adapter: Adapter) -> dict[str, int]:
+    """Trainable parameters by part; the target token and presence are not part of the paper's."""
+
+    def count(module: nn.Module | None) -> int:
+        return 0 if module is None else sum(p.numel() for p in module.parameters())
+
+    return {
+        "adapters": count(adapter.blocks),
+        "mask_decoder": count(adapter.mask_decoder),
+        "prompt_encoder": count(adapter.prompt_encoder),
+        "clip_attention": count(adapter.clip_tuning),
+    }
+
+
+def _make_tuning(config: AdapterConfig, clip: Clip) -> Any | None:
+    if config.clip_tuning == "none":
+        return None
+    frozen = clip.vision_attention()
+    if config.clip_tuning == "lora":
+        return ClipLoraTuning(frozen, config.clip_rank)
+    return ClipAttentionTuning(frozen)
+
+
+def tuning_of(adapter: Adapter | None) -> AttentionTuning | None:
+    """The adapter's own CLIP attention, if it brings any."""
+    return None if adapter is None else adapter.clip_tuning

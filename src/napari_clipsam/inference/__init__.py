@@ -1,0 +1,1 @@
+"""Planes and prompts in, masks out."""

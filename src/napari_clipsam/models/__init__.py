@@ -1,0 +1,1 @@
+"""Frozen networks: SAM split into trunk and head, CLIP with dense features, and their weights."""

@@ -1,0 +1,386 @@
+"""SAM with its encoder split into trunk and head.
+
+Built from `segment_anything`'s own classes. The *trunk* (patch embedding and the first blocks)
+depends on the image alone; the *head* (the remaining blocks and the neck) may be conditioned by
+block adapters that are passed in, never patched in. Batching over images needs our own call of the
+decoder's parts, since the original repeats one image's embedding for all prompts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
+from segment_anything.modeling.image_encoder import window_partition, window_unpartition
+from torch import nn
+
+from napari_clipsam.errors import ConfigError
+from napari_clipsam.models.attention import grid_attention
+from napari_clipsam.models.identity import tensor_identity
+from napari_clipsam.models.stem import PyramidStem
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from segment_anything.modeling.image_encoder import Block
+    from torch import Tensor
+
+__all__ = [
+    "PIXEL_MEAN",
+    "PIXEL_STD",
+    "SAM_CONFIGS",
+    "BlockAdapter",
+    "Decoded",
+    "Sam",
+    "SamConfig",
+    "decode",
+    "default_split",
+    "embed_masks",
+    "embed_points",
+    "normalise_pixels",
+]
+
+PIXEL_MEAN = (123.675, 116.28, 103.53)
+PIXEL_STD = (58.395, 57.12, 57.375)
+
+
+@dataclass(frozen=True)
+class SamConfig:
+    """Shape of a SAM.
+
+    Attributes
+    ----------
+    embed_dim, depth, num_heads : int
+        Width, blocks and heads of the encoder's transformer.
+    global_attn_indexes : tuple of int
+        Blocks with global instead of windowed attention.
+    input_size : int
+        Side of the square input, pixels.
+    patch_size : int
+        Pixels per token; 8 with the pyramid stem.
+    window_size : int
+        Side of an attention window, tokens.
+    out_chans : int
+        Channels of the image embedding and width of the decoder.
+    decoder_mlp_dim, decoder_heads, iou_hidden_dim, mask_in_chans : int
+        Sizes inside the mask decoder and the prompt encoder.
+    stem_widths, stem_blocks : tuple of int
+        Of the `PyramidStem`; empty for SAM's patch embedding.
+    """
+
+    embed_dim: int = 768
+    depth: int = 12
+    num_heads: int = 12
+    global_attn_indexes: tuple[int, ...] = (2, 5, 8, 11)
+    input_size: int = 1024
+    patch_size: int = 16
+    window_size: int = 14
+    out_chans: int = 256
+    decoder_mlp_dim: int = 2048
+    decoder_heads: int = 8
+    iou_hidden_dim: int = 256
+    mask_in_chans: int = 16
+    stem_widths: tuple[int, ...] = ()
+    stem_blocks: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.input_size % self.patch_size:
+            raise ConfigError(
+                f"The input size {self.input_size} is not a multiple of the patch size "
+                f"{self.patch_size}. Choose 512, 768 or 1024."
+            )
+        if self.stem_widths and self.patch_size != PyramidStem.stride:
+            raise ConfigError(
+                f"The pyramid stem has stride {PyramidStem.stride}, not {self.patch_size}. "
+                f"Set patch_size={PyramidStem.stride}."
+            )
+
+    @property
+    def grid(self) -> int:
+        """Tokens along one side of the input."""
+        return self.input_size // self.patch_size
+
+
+SAM_CONFIGS: dict[str, SamConfig] = {
+    "vit_b": SamConfig(),
+    "vit_l": SamConfig(1024, 24, 16, (5, 11, 17, 23)),
+    "vit_h": SamConfig(1280, 32, 16, (7, 15, 23, 31)),
+}
+
+
+class BlockAdapter(Protocol):
+    """What may take part in one encoder block.
+
+    `pad_before_norm` says that windows are cut before the first layer norm, as the paper's released
+    blocks do, so that padding tokens are LN(0) instead of 0.
+    """
+
+    pad_before_norm: bool
+
+    def attention(self, attn: nn.Module, x: Tensor) -> Tensor:
+        """Attention of (windowed) normalised tokens (B, H, W, C)."""
+        ...
+
+    def mlp(self, mlp: nn.Module, h: Tensor) -> Tensor:
+        """What is added to the tokens for their second norm `h`, (B, H, W, C)."""
+        ...
+
+
+class Decoded(NamedTuple):
+    """Output of the mask decoder for N prompts.
+
+    ``logits`` (N, M, 4 G, 4 G) in units of log-odds, ``iou`` (N, M) the predicted quality,
+    ``iou_token`` (N, C) the token the quality is read from.
+    """
+
+    logits: Tensor
+    iou: Tensor
+    iou_token: Tensor
+
+
+class Sam(nn.Module):
+    """Segment Anything with a split encoder.
+
+    Parameters
+    ----------
+    config : SamConfig
+        Its shape. State dict names are those of `segment_anything`.
+    """
+
+    def __init__(self, config: SamConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.image_encoder = ImageEncoderViT(
+            depth=config.depth,
+            embed_dim=config.embed_dim,
+            img_size=config.input_size,
+            mlp_ratio=4,
+            norm_layer=partial(nn.LayerNorm, eps=1e-6),
+            num_heads=config.num_heads,
+            patch_size=config.patch_size,
+            qkv_bias=True,
+            use_rel_pos=True,
+            global_attn_indexes=config.global_attn_indexes,
+            window_size=config.window_size,
+            out_chans=config.out_chans,
+        )
+        if config.stem_widths:
+            self.image_encoder.patch_embed = PyramidStem(
+                config.embed_dim, config.stem_widths, config.stem_blocks
+            )
+            # The stem's convolutions know where the border is; a table would only cost space.
+            self.image_encoder.pos_embed = None
+        self.prompt_encoder, self.mask_decoder = build_decoder(config)
+        self._identity: str | None = None
+        self.eval()
+
+    @property
+    def identity(self) -> str:
+        """Hash of the encoder's tensors; tells one set of weights from another."""
+        if self._identity is None:
+            self._identity = tensor_identity(self.image_encoder.state_dict())
+        return self._identity
+
+    def trunk(self, x: Tensor, split: int) -> Tensor:
+        """Run the part of the encoder that depends on the image alone.
+
+        Parameters
+        ----------
+        x : Tensor, shape (B, 3, S, S)
+            Pixels after `normalise_pixels`.
+        split : int
+            Number of blocks in the trunk.
+
+        Returns
+        -------
+        Tensor, shape (B, G, G, C)
+        """
+        encoder = self.image_encoder
+        tokens = encoder.patch_embed(x)
+        if encoder.pos_embed is not None:
+            tokens = tokens + encoder.pos_embed
+        for block in encoder.blocks[:split]:
+            tokens = _run_block(block, tokens, None)
+        return tokens
+
+    def head(
+        self, tokens: Tensor, split: int, adapters: Sequence[BlockAdapter | None] | None = None
+    ) -> Tensor:
+        """Run the blocks from `split` on and the neck.
+
+        Parameters
+        ----------
+        tokens : Tensor, shape (B, G, G, C)
+            What `trunk` returned for the same `split`.
+        adapters : sequence, optional
+            One per block of the head; None runs the block as it is.
+
+        Returns
+        -------
+        Tensor, shape (B, out_chans, G, G)
+            The image embedding.
+        """
+        blocks = self.image_encoder.blocks[split:]
+        for block, adapter in zip(blocks, adapters or [None] * len(blocks), strict=True):
+            tokens = _run_block(block, tokens, adapter)
+        return self.image_encoder.neck(tokens.permute(0, 3, 1, 2))
+
+
+def build_decoder(config: SamConfig) -> tuple[PromptEncoder, MaskDecoder]:
+    """Fresh prompt encoder and mask decoder of a SAM of this shape."""
+    grid = (config.grid, config.grid)
+    prompt_encoder = PromptEncoder(
+        embed_dim=config.out_chans,
+        image_embedding_size=grid,
+        input_image_size=(config.input_size, config.input_size),
+        mask_in_chans=config.mask_in_chans,
+    )
+    mask_decoder = MaskDecoder(
+        num_multimask_outputs=3,
+        transformer=TwoWayTransformer(
+            depth=2,
+            embedding_dim=config.out_chans,
+            mlp_dim=config.decoder_mlp_dim,
+            num_heads=config.decoder_heads,
+        ),
+        transformer_dim=config.out_chans,
+        iou_head_depth=3,
+        iou_head_hidden_dim=config.iou_hidden_dim,
+    )
+    return prompt_encoder, mask_decoder
+
+
+def default_split(depth: int) -> int:
+    """Trunk blocks when nothing else is asked for: all but the last third."""
+    return depth - max(1, depth // 3)
+
+
+def normalise_pixels(rgb: Tensor) -> Tensor:
+    """Apply SAM's mean and standard deviation to (..., 3, H, W) pixels in 0..255."""
+    mean = rgb.new_tensor(PIXEL_MEAN).view(3, 1, 1)
+    std = rgb.new_tensor(PIXEL_STD).view(3, 1, 1)
+    return (rgb - mean) / std
+
+
+def embed_points(prompt_encoder: PromptEncoder, coords: Tensor, labels: Tensor) -> Tensor:
+    """Sparse prompt tokens of points and box corners.
+
+    Parameters
+    ----------
+    coords : Tensor, shape (N, T, 2)
+        (x, y) in model pixels.
+    labels : Tensor of int, shape (N, T)
+        -1 padding, 0 negative, 1 positive, 2 and 3 the corners of a box.
+
+    Returns
+    -------
+    Tensor, shape (N, T, C)
+    """
+    size = prompt_encoder.input_image_size
+    # Half precision would blur the position of a click.
+    with torch.autocast(coords.device.type, enabled=False):
+        positions = prompt_encoder.pe_layer.forward_with_coords(coords.float() + 0.5, size)
+    kinds = [prompt_encoder.not_a_point_embed, *prompt_encoder.point_embeddings]
+    table = torch.cat([kind.weight for kind in kinds])
+    is_point = (labels >= 0)[..., None]
+    return positions * is_point + table[labels + 1]
+
+
+def embed_masks(prompt_encoder: PromptEncoder, masks: Tensor | None, count: int) -> Tensor:
+    """Dense prompt (count, C, G, G) of masks (count, 1, 4 G, 4 G), or SAM's "no mask"."""
+    if masks is not None:
+        return prompt_encoder.mask_downscaling(masks)
+    height, width = prompt_encoder.image_embedding_size
+    return prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1).expand(count, -1, height, width)
+
+
+def decode(
+    mask_decoder: MaskDecoder,
+    embedding: Tensor,
+    image_pe: Tensor,
+    sparse: Tensor,
+    dense: Tensor,
+    multimask: bool | None,
+) -> Decoded:
+    """Decode prompts, each against its own image embedding.
+
+    Parameters
+    ----------
+    embedding : Tensor, shape (N, C, G, G) or (1, C, G, G)
+        One image embedding per prompt, or one for all.
+    image_pe : Tensor, shape (1, C, G, G)
+        ``prompt_encoder.get_dense_pe()``.
+    sparse : Tensor, shape (N, T, C)
+        Point, box and target tokens.
+    dense : Tensor, shape (N, C, G, G)
+        Mask prompts.
+    multimask : bool or None
+        The three ambiguity-aware masks, the single one, or (None) all four.
+    """
+    wanted = slice(None) if multimask is None else slice(1, None) if multimask else slice(0, 1)
+    n_prompts = sparse.shape[0]
+    tokens = torch.cat([mask_decoder.iou_token.weight, mask_decoder.mask_tokens.weight])
+    tokens = torch.cat([tokens.expand(n_prompts, -1, -1), sparse], dim=1)
+    source = embedding + dense
+    n, c, h, w = source.shape
+    hidden, source = mask_decoder.transformer(source, image_pe.expand(n, -1, -1, -1), tokens)
+    upscaled = mask_decoder.output_upscaling(source.transpose(1, 2).reshape(n, c, h, w))
+    mask_tokens = hidden[:, 1 : 1 + mask_decoder.num_mask_tokens]
+    weights = torch.stack(
+        [
+            mask_decoder.output_hypernetworks_mlps[i](mask_tokens[:, i])
+            for i in range(mask_decoder.num_mask_tokens)[wanted]
+        ],
+        dim=1,
+    )
+    logits = (weights @ upscaled.flatten(2)).unflatten(2, upscaled.shape[-2:])
+    iou_token = hidden[:, 0]
+    iou = mask_decoder.iou_prediction_head(iou_token)[:, wanted]
+    return Decoded(logits, iou, iou_token)
+
+
+def resize_positions(state: dict[str, Tensor], config: SamConfig) -> dict[str, Tensor]:
+    """Fit the absolute positions of a checkpoint to another input size (bilinear)."""
+    key = "image_encoder.pos_embed"
+    if key not in state or state[key].shape[1] == config.grid:
+        return state
+    resized = F.interpolate(
+        state[key].permute(0, 3, 1, 2).float(),
+        size=(config.grid, config.grid),
+        mode="bilinear",
+        align_corners=False,
+    )
+    state = {**state, key: resized.permute(0, 2, 3, 1)}
+    for i in config.global_attn_indexes:
+        for axis in ("h", "w"):
+            name = f"image_encoder.blocks.{i}.attn.rel_pos_{axis}"
+            table = state[name].float().T[None]
+            size = 2 * config.grid - 1
+            state[name] = F.interpolate(table, size=size, mode="linear")[0].T.contiguous()
+    return state
+
+
+def _run_block(block: Block, x: Tensor, adapter: BlockAdapter | None) -> Tensor:
+    """One transformer block of the encoder, with an adapter or without."""
+    a = _attend(block, x, adapter)
+    x = x + a
+    h = block.norm2(x)
+    return x + (block.mlp(h) if adapter is None else adapter.mlp(block.mlp, h))
+
+
+def _attend(block: Block, x: Tensor, adapter: BlockAdapter | None) -> Tensor:
+    run = grid_attention if adapter is None else adapter.attention
+    size = block.window_size
+    if size == 0:
+        return run(block.attn, block.norm1(x))
+    grid = x.shape[1:3]
+    if adapter is not None and adapter.pad_before_norm:
+        windows, padded = window_partition(x, size)
+        windows = block.norm1(windows)
+    else:
+        windows, padded = window_partition(block.norm1(x), size)
+    return window_unpartition(run(block.attn, windows), size, padded, grid)

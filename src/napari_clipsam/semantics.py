@@ -1,0 +1,159 @@
+"""The semantic signals of the method (section 2), and prompts made from them.
+
+B counts (image, concept) pairs, N = h * w CLIP patches, D CLIP's joint width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+import torch.nn.functional as F
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = [
+    "Normalisation",
+    "Signals",
+    "binary_prompt",
+    "cosine_statistics",
+    "make_signals",
+    "points_from_map",
+    "similarity_map",
+    "text_vector",
+]
+
+Normalisation = Literal["token", "channel"]
+_EPSILON = 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class Signals:
+    """What CLIP contributes for B (image, concept) pairs.
+
+    Attributes
+    ----------
+    vision : Tensor, shape (B, 1 + N, D)
+        Vn, the dense features normalised over tokens or channels.
+    text : Tensor, shape (B, D)
+        t, unit length.
+    similarity : Tensor, shape (B, 1 + N, 1)
+        s = <Vn, t>.
+    cosine : Tensor, shape (B, N)
+        True cosine of every patch with t, whatever the normalisation; what presence reads.
+    valid : Tensor of bool, shape (B, N)
+        False for patches that lie wholly in the padding.
+    grid : (int, int)
+        Patches along y and x.
+    """
+
+    vision: Tensor
+    text: Tensor
+    similarity: Tensor
+    cosine: Tensor
+    valid: Tensor
+    grid: tuple[int, int]
+
+    def map(self) -> Tensor:
+        """Similarity of the patches after min-max, (B, 1, h, w), 0 in the padding."""
+        return min_max(self.similarity[:, 1:, 0], self.valid).unflatten(1, self.grid)[:, None]
+
+
+def text_vector(concept: Tensor, redundant: Tensor, delta: Tensor | None = None) -> Tensor:
+    """t = l2norm(c - r + delta), (..., D); delta is a taught word's learned vector."""
+    difference = concept - redundant
+    return F.normalize(difference if delta is None else difference + delta, dim=-1)
+
+
+def make_signals(
+    dense: Tensor,
+    text: Tensor,
+    normalisation: Normalisation = "channel",
+    valid: Tensor | None = None,
+) -> Signals:
+    """Signals from CLIP's dense tokens and text vectors.
+
+    Parameters
+    ----------
+    dense : Tensor, shape (B, 1 + N, D)
+        V, CLS first, not normalised; N is a square number.
+    text : Tensor, shape (B, D)
+        t. It is treated as a constant unless it requires grad (a word being taught).
+    normalisation : {"token", "channel"}
+        Axis of ||V||: over tokens as the paper's code does, or over channels (Eq. 1).
+    valid : Tensor of bool, shape (B, N), optional
+        Patches that show the plane; all when not given.
+    """
+    unit = F.normalize(dense, dim=-1)
+    vision = unit if normalisation == "channel" else dense / dense.norm(dim=1, keepdim=True)
+    similarity = vision @ text[:, :, None]
+    n = dense.shape[1] - 1
+    side = round(n**0.5)
+    if valid is None:
+        valid = torch.ones(dense.shape[0], n, dtype=torch.bool, device=dense.device)
+    cosine = (unit[:, 1:] @ text[:, :, None])[..., 0]
+    return Signals(vision, text, similarity, cosine, valid, (side, side))
+
+
+def min_max(values: Tensor, valid: Tensor) -> Tensor:
+    """Scale each row of (B, N) to 0..1 over its valid entries; the others become 0."""
+    low = values.masked_fill(~valid, float("inf")).amin(dim=1, keepdim=True)
+    high = values.masked_fill(~valid, float("-inf")).amax(dim=1, keepdim=True)
+    scaled = (values - low) / (high - low).clamp_min(_EPSILON)
+    return scaled.masked_fill(~valid, 0.0)
+
+
+def similarity_map(signals: Signals, input_size: int, size: int) -> Tensor:
+    """S resized to ``size``, by way of the model's input size as the paper does, (B, 1, size, size)."""
+    full = F.interpolate(
+        signals.map(), size=(input_size, input_size), mode="bilinear", align_corners=False
+    )
+    return F.interpolate(full, size=(size, size), mode="bilinear", align_corners=False)
+
+
+def binary_prompt(similarity: Tensor, threshold: float, high: float = 255.0, low: float = 0.0) -> Tensor:
+    """Dense prompt of a similarity map: `high` above the threshold, `low` elsewhere."""
+    return torch.where(similarity > threshold, high, low)
+
+
+def points_from_map(
+    similarity: Tensor, threshold: float, count: int, input_size: int, generator: torch.Generator
+) -> Tensor:
+    """Points drawn uniformly, with replacement, where a map exceeds the threshold.
+
+    Parameters
+    ----------
+    similarity : Tensor, shape (B, 1, h, w)
+        A map in 0..1; where nothing exceeds the threshold the maximum is taken.
+    generator : torch.Generator
+        On the CPU, so that a seed gives the same points on every device.
+
+    Returns
+    -------
+    Tensor, shape (B, count, 2)
+        (x, y) in model pixels, float32, at the centres of the chosen cells.
+    """
+    b, _, h, w = similarity.shape
+    flat = similarity.detach().flatten(1).float().cpu()
+    above = flat > threshold
+    above |= (~above.any(dim=1, keepdim=True)) & (flat >= flat.amax(dim=1, keepdim=True))
+    chosen = torch.multinomial(above.float(), count, replacement=True, generator=generator)
+    cells = torch.stack([chosen % w, chosen // w], dim=-1).float()
+    scale = torch.tensor([input_size / w, input_size / h])
+    # SAM's prompt encoder adds half a pixel itself.
+    return ((cells + 0.5) * scale - 0.5).to(similarity.device)
+
+
+def cosine_statistics(signals: Signals) -> Tensor:
+    """Maximum, mean of the top 1 % and mean of the raw cosine over valid patches, (B, 3)."""
+    values = signals.cosine.masked_fill(~signals.valid, float("-inf"))
+    count = signals.valid.sum(dim=1)
+    ordered = values.sort(dim=1, descending=True).values
+    rank = torch.arange(values.shape[1], device=values.device)
+    top = rank[None] < (count // 100).clamp_min(1)[:, None]
+    finite = ordered.masked_fill(ordered.isinf(), 0.0)
+    top_mean = (finite * top).sum(dim=1) / top.sum(dim=1)
+    mean = finite.sum(dim=1) / count.clamp_min(1)
+    return torch.stack([ordered[:, 0], top_mean, mean], dim=1)

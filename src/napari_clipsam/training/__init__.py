@@ -1,0 +1,1 @@
+"""Prompt simulation, losses and metrics for fitting adapters and small networks."""

@@ -1,0 +1,120 @@
+"""Scores on the validation split while training, with the product's own geometry."""
+
+from __future__ import annotations
+
+import argparse
+from functools import cache
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from napari_clipsam.geometry import Frame, whole_plane
+from napari_clipsam.models.clip import Clip
+from napari_clipsam.models.sam import Sam, decode, embed_masks, embed_points, normalise_pixels
+from napari_clipsam.semantics import text_vector
+from napari_clipsam.training.metrics import innermost_pixel, tight_box
+from starter import phrases
+from starter.data import Sample, load_split
+
+__all__ = ["model_pixels", "prompt_scores", "to_data", "validation_samples", "word_scores"]
+
+_OBJECTS = 30
+
+
+@cache
+def validation_samples(data: str, limit: int = 48) -> list[Sample]:
+    """A fixed part of the validation images with instance labels, all styles among them."""
+    samples = load_split(data, ["dsb2018_nuclei", "usiigaci_phase_contrast"], "val")
+    samples.sort(key=lambda s: s.source)
+    return samples[:: max(1, len(samples) // limit)]
+
+
+def model_pixels(image: np.ndarray, size: int, device: str) -> tuple[Tensor, Frame]:
+    """Padded, normalised pixels (1, 3, S, S) of an image, and its frame."""
+    frame = whole_plane(image.shape[:2], size)
+    rgb = torch.from_numpy(frame.image(image)).permute(2, 0, 1).float().to(device)
+    pixels = normalise_pixels(rgb)
+    h, w = rgb.shape[1:]
+    return F.pad(pixels, (0, size - w, 0, size - h))[None], frame
+
+
+def to_data(logits: Tensor, frame: Frame, size: int) -> np.ndarray:
+    """Low-resolution logits (N, h, h) to masks (N, H, W) of the image."""
+    full = F.interpolate(logits[:, None].float(), (size, size), mode="bilinear")
+    h, w = frame.resized
+    full = F.interpolate(full[:, :, :h, :w], frame.shape, mode="bilinear")
+    return (full[:, 0] > 0).cpu().numpy()
+
+
+@torch.inference_mode()
+def prompt_scores(sam: Sam, options: argparse.Namespace) -> dict[str, float]:
+    """Mean IoU over objects after one click and after a box, by modality."""
+    size = sam.config.input_size
+    scores: dict[str, list[float]] = {}
+    for sample in validation_samples(options.data):
+        name = next(iter(sample.concepts))
+        labels = sample.concepts[name]
+        ids = np.unique(labels[labels > 0])
+        ids = [i for i in ids if (labels == i).sum() >= 20][:_OBJECTS]
+        if not ids:
+            continue
+        pixels, frame = model_pixels(sample.image, size, options.device)
+        embedding = sam.head(sam.trunk(pixels, 0), 0)
+        masks = np.stack([labels == i for i in ids])
+        points = np.array([innermost_pixel(m) for m in masks], float)
+        boxes = np.array([tight_box(m) for m in masks], float)
+        click = torch.tensor(frame.to_model(points), dtype=torch.float32)[:, None]
+        corners = torch.tensor(frame.box_to_model(boxes), dtype=torch.float32).view(-1, 2, 2)
+        for kind, coords, label in (("click", click, (1,)), ("box", corners, (2, 3))):
+            marks = torch.tensor(label).expand(len(ids), -1)
+            found = _best(sam, embedding, coords.to(options.device), marks.to(options.device))
+            predicted = to_data(found, frame, size)
+            overlap = (predicted & masks).sum((1, 2)) / (predicted | masks).sum((1, 2))
+            scores.setdefault(kind, []).extend(overlap)
+            scores.setdefault(f"{kind} {sample.modality.split()[0]}", []).extend(overlap)
+    return {k: float(np.mean(v)) for k, v in sorted(scores.items())}
+
+
+def _best(sam: Sam, embedding: Tensor, coords: Tensor, labels: Tensor) -> Tensor:
+    """The mask a user would get: best of three for one click, the single one for a box."""
+    sparse = embed_points(sam.prompt_encoder, coords, labels)
+    dense = embed_masks(sam.prompt_encoder, None, len(sparse))
+    pe = sam.prompt_encoder.get_dense_pe()
+    multimask = coords.shape[1] == 1
+    decoded = decode(sam.mask_decoder, embedding, pe, sparse, dense, multimask)
+    best = decoded.iou.argmax(dim=1)
+    return decoded.logits[torch.arange(len(best)), best]
+
+
+@torch.inference_mode()
+def word_scores(clip: Clip, options: argparse.Namespace) -> dict[str, float]:
+    """How well patches match words: best Dice of the map, and AUROC of presence by the top cosine."""
+    clip._redundant = None
+    known, overlaps, present, absent = phrases.CONCEPTS, [], [], []
+    texts = {c: text_vector(clip.concept(words[0]), clip.redundant()) for c, words in known.items()}
+    for sample in validation_samples(options.data):
+        pixels, _ = model_pixels(sample.image, clip.config.input_size, options.device)
+        h, w = whole_plane(sample.image.shape[:2], clip.config.input_size).resized
+        cell = clip.config.input_size // clip.grid
+        rows, cols = max(1, h // cell), max(1, w // cell)
+        unit = F.normalize(clip.dense(pixels)[0, 1:], dim=-1).view(clip.grid, clip.grid, -1)
+        cosine = {c: (unit[:rows, :cols] @ t).cpu() for c, t in texts.items()}
+        tops = {c: float(v.flatten().topk(min(8, v.numel())).values.mean()) for c, v in cosine.items()}
+        for concept, labels in sample.concepts.items():
+            present.append(tops[concept])
+            mask = torch.from_numpy((labels > 0).astype(np.float32))[None, None]
+            mask = F.interpolate(mask, (rows, cols), mode="area")[0, 0]
+            levels = cosine[concept].quantile(torch.linspace(0.3, 0.98, 18))
+            found = [(cosine[concept] > level).float() for level in levels]
+            overlaps.append(
+                max(float(2 * (f * mask).sum() / (f.sum() + mask.sum()).clamp_min(1)) for f in found)
+            )
+        names = phrases.absent_concepts(list(sample.kinds), sample.unlabelled)
+        absent += [tops[c] for c in names]
+    order = np.array(present)[:, None] - np.array(absent)[None]
+    return {
+        "map dice": float(np.mean(overlaps)),
+        "presence auroc": float((order > 0).mean() + 0.5 * (order == 0).mean()),
+    }
