@@ -1,0 +1,368 @@
+"""Networks from weights files and back: recognised by their tensors, written whole.
+
+A file of this project carries the network's configuration as JSON in its header. Any other SAM is
+recognised by its tensors, never by its name.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import save_file
+
+from napari_clipsam.errors import ConfigError, WeightsError
+from napari_clipsam.models.reading import is_file, read_header, read_state
+from napari_clipsam.outputs import replacing
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from napari_clipsam.models.clip import Clip, ClipConfig
+    from napari_clipsam.models.sam import Sam, SamConfig
+
+__all__ = [
+    "architecture_of",
+    "is_file",
+    "load_clip",
+    "load_sam",
+    "read_state",
+    "sam_config_of",
+    "sam_state",
+    "save_clip",
+    "save_sam",
+]
+
+_ANCHOR = "prompt_encoder.no_mask_embed.weight"
+_PARTS = ("image_encoder.", "prompt_encoder.", "mask_decoder.")
+_ESSENTIAL = (
+    "image_encoder.blocks.0.attn.qkv.weight",
+    "image_encoder.blocks.0.attn.rel_pos_h",
+    "image_encoder.neck.0.weight",
+    "prompt_encoder.mask_downscaling.3.weight",
+    _ANCHOR,
+    "mask_decoder.transformer.layers.0.mlp.lin1.weight",
+    "mask_decoder.iou_prediction_head.layers.0.weight",
+)
+_WANTED = "a file of SAM weights as Meta, MedSAM or micro-sam publish them (.pth, .safetensors)"
+
+
+def sam_state(state: Mapping[str, Tensor], source: str = "The file") -> dict[str, Tensor]:
+    """Bring the tensors of a SAM checkpoint to `segment_anything`'s names.
+
+    Parameters
+    ----------
+    state : mapping of str to Tensor
+        As `read_state` returns it. A prefix before SAM's names (``sam.``, ``model.``, ...) is found
+        and removed; other tensors, such as a second decoder, are left out.
+    source : str
+        Starts the error message.
+
+    Raises
+    ------
+    WeightsError
+        A tensor no SAM is without is missing.
+    """
+    anchors = [name for name in state if name.endswith(_ANCHOR)]
+    prefix = min(anchors, key=len)[: -len(_ANCHOR)] if anchors else _common_prefix(state)
+    named = {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)}
+    named = {name: value for name, value in named.items() if name.startswith(_PARTS)}
+    missing = [name for name in _ESSENTIAL if name not in named]
+    if missing:
+        rest = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise WeightsError(
+            f"{source} holds no complete SAM: {missing[0]}{rest} is missing. Choose {_WANTED}."
+        )
+    return named
+
+
+def sam_config_of(state: Mapping[str, Tensor]) -> SamConfig:
+    """Recognise the shape of a SAM by its tensors.
+
+    What no tensor shows is assumed: 8 heads in the mask decoder, an input of 512 pixels for a
+    pyramid stem without global attention, and windows of 14 tokens where no block has windows.
+
+    Parameters
+    ----------
+    state : mapping of str to Tensor
+        As `sam_state` returns it.
+    """
+    from napari_clipsam.models.sam import SamConfig
+
+    encoder = _below(state, "image_encoder.")
+    embed_dim = encoder["neck.0.weight"].shape[1]
+    depth = 1 + max(int(n.split(".")[1]) for n in encoder if n.startswith("blocks."))
+    tables = [encoder[f"blocks.{i}.attn.rel_pos_h"] for i in range(depth)]
+    sides = [(table.shape[0] + 1) // 2 for table in tables]
+    stem = _stem_of(encoder)
+    patch = 8 if stem[0] else encoder["patch_embed.proj.weight"].shape[-1]
+    if "pos_embed" in encoder:
+        grid = encoder["pos_embed"].shape[1]
+    else:
+        grid = max(sides) if len(set(sides)) > 1 else 512 // patch
+    windows = [side for side in sides if side != grid]
+    decoder = _below(state, "mask_decoder.")
+    return SamConfig(
+        embed_dim=embed_dim,
+        depth=depth,
+        num_heads=embed_dim // tables[0].shape[1],
+        global_attn_indexes=tuple(i for i, side in enumerate(sides) if side == grid),
+        input_size=grid * patch,
+        patch_size=patch,
+        window_size=windows[0] if windows else 14,
+        out_chans=encoder["neck.0.weight"].shape[0],
+        decoder_mlp_dim=decoder["transformer.layers.0.mlp.lin1.weight"].shape[0],
+        decoder_heads=8,
+        iou_hidden_dim=decoder["iou_prediction_head.layers.0.weight"].shape[0],
+        mask_in_chans=state["prompt_encoder.mask_downscaling.3.weight"].shape[0],
+        stem_widths=stem[0],
+        stem_blocks=stem[1],
+    )
+
+
+def architecture_of(config: SamConfig) -> str:
+    """Name of a SAM's shape whatever its input size: vit_b, vit_l, vit_h or custom."""
+    from napari_clipsam.models.sam import SAM_CONFIGS
+
+    for name, known in SAM_CONFIGS.items():
+        if replace(config, input_size=known.input_size) == known:
+            return name
+    return "custom"
+
+
+def load_sam(path: str | Path, input_size: int | None = None) -> Sam:
+    """Load a SAM from a file.
+
+    Parameters
+    ----------
+    path : str or Path
+        Of this project (`save_sam`), Meta, MedSAM or micro-sam.
+    input_size : int, optional
+        Side of the square input in pixels, 512, 768 or 1024; positions are interpolated to it.
+        The file's own when not given.
+
+    Returns
+    -------
+    Sam
+        On the CPU, float32.
+
+    Raises
+    ------
+    WeightsError
+        As for `read_state`, or the tensors do not make up a SAM.
+    ConfigError
+        The input size does not fit the model.
+    """
+    from napari_clipsam.models.sam import Sam, resize_positions
+
+    path = Path(path)
+    state = sam_state(read_state(path), str(path))
+    config = _sam_config_in(path) or _recognised(state, path)
+    if input_size is not None:
+        config = replace(config, input_size=input_size)
+        state = resize_positions(state, config)
+    try:
+        # Without storage: the initial values would only be thrown away.
+        with torch.device("meta"):
+            sam = Sam(config)
+    except AssertionError as error:
+        raise WeightsError(
+            f"{path} describes a SAM that cannot be built ({config}). Choose {_WANTED}."
+        ) from error
+    _load_strictly(sam, state, path)
+    return sam
+
+
+def save_sam(sam: Sam, path: str | Path, half: bool = True) -> None:
+    """Write a SAM with its configuration into one safetensors file; an old file is replaced.
+
+    Parameters
+    ----------
+    half : bool
+        Store float16. Values are rounded then, so the identity of the loaded SAM is another one.
+
+    Raises
+    ------
+    OutputError
+        The file cannot be written; an old one is unchanged.
+    """
+    _save(sam.state_dict(), {"sam_config": json.dumps(asdict(sam.config))}, path, half)
+
+
+def load_clip(path: str | Path) -> Clip:
+    """Load a CLIP that `save_clip` wrote; on the CPU, float32.
+
+    Raises
+    ------
+    WeightsError
+        As for `read_state`, or the file does not hold a CLIP of this project.
+    """
+    from napari_clipsam.models.clip import build_clip
+
+    path = Path(path)
+    state = read_state(path)
+    config = _clip_config_in(path)
+    # Building draws random numbers that loading overwrites; nobody else's draws may change by it.
+    with torch.random.fork_rng(devices=[]):
+        clip = build_clip(config)
+    _load_strictly(clip.model, state, path)
+    return clip
+
+
+def save_clip(clip: Clip, path: str | Path, half: bool = True) -> None:
+    """Write a CLIP of open_clip's own towers with its configuration into one safetensors file.
+
+    Parameters
+    ----------
+    half : bool
+        Store float16; as for `save_sam`.
+
+    Raises
+    ------
+    ConfigError
+        The CLIP is of another make, so it could not be built again from its configuration.
+    OutputError
+        The file cannot be written; an old one is unchanged.
+    """
+    from open_clip import CLIP
+
+    if type(clip.model) is not CLIP:
+        raise ConfigError(
+            "Only a CLIP of open_clip's own towers can be written to a file. Load this one by its "
+            "architecture and tag instead."
+        )
+    config = {name: _plain(getattr(clip.config, name)) for name in _names_of(clip.config)}
+    header = {"clip_config": json.dumps(config, sort_keys=True)}
+    _save(clip.model.state_dict(), header, path, half)
+
+
+def _common_prefix(state: Mapping[str, Tensor]) -> str:
+    """What stands before SAM's names in a file without prompt encoder, for the error message."""
+    for name in state:
+        for part in _PARTS:
+            if part in name:
+                return name[: name.index(part)]
+    return ""
+
+
+def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {n.removeprefix(prefix): value for n, value in state.items() if n.startswith(prefix)}
+
+
+def _stem_of(encoder: Mapping[str, Tensor]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Widths and residual blocks of a pyramid stem; empty for SAM's patch embedding."""
+    widths: list[int] = []
+    blocks: list[int] = []
+    while (name := f"patch_embed.down.{len(widths)}.0.weight") in encoder:
+        stage = name.removesuffix("0.weight")
+        widths.append(encoder[name].shape[0])
+        blocks.append(sum(n.startswith(stage) and n.endswith("norm1.weight") for n in encoder))
+    return tuple(widths), tuple(blocks)
+
+
+def _recognised(state: Mapping[str, Tensor], path: Path) -> SamConfig:
+    try:
+        return sam_config_of(state)
+    except (KeyError, IndexError, ValueError, ZeroDivisionError, ConfigError) as error:
+        raise WeightsError(
+            f"{path} holds a SAM of an unknown make ({error}). Choose {_WANTED}."
+        ) from error
+
+
+def _sam_config_in(path: Path) -> SamConfig | None:
+    """Configuration in a file's header, if it has one."""
+    from napari_clipsam.models.sam import SamConfig
+
+    return _config_in(path, "sam_config", SamConfig)
+
+
+def _clip_config_in(path: Path) -> ClipConfig:
+    from napari_clipsam.models.clip import ClipConfig
+
+    config = _config_in(path, "clip_config", ClipConfig)
+    if config is None:
+        raise WeightsError(
+            f"{path} does not say which CLIP it holds. Give weights of open_clip as ARCH:FILE, "
+            "e.g. ViT-B-16:weights.safetensors."
+        )
+    return replace(config, words=frozenset(config.words))
+
+
+def _config_in(path: Path, key: str, kind: type) -> Any:
+    text = read_header(path).get(key)
+    if text is None:
+        return None
+    try:
+        values = json.loads(text)
+        unknown = sorted(set(values) - {f.name for f in fields(kind)})
+        if unknown:
+            raise WeightsError(
+                f"{path} was written by a newer version ({', '.join(unknown)} is not known here). "
+                "Update napari-clipsam."
+            )
+        return kind(**{name: _tuples(value) for name, value in values.items()})
+    except (ValueError, TypeError, AttributeError, ConfigError) as error:
+        raise WeightsError(
+            f"The configuration in {path} cannot be read ({error}). Download or copy it again."
+        ) from error
+
+
+def _names_of(config: Any) -> list[str]:
+    return [f.name for f in fields(config)]
+
+
+def _plain(value: Any) -> Any:
+    """A configuration's value as JSON has it; sets in order."""
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, frozenset | set):
+        return sorted(value)
+    return value
+
+
+def _tuples(value: Any) -> Any:
+    """A value of JSON with tuples for lists."""
+    if isinstance(value, dict):
+        return {key: _tuples(inner) for key, inner in value.items()}
+    return tuple(_tuples(inner) for inner in value) if isinstance(value, list) else value
+
+
+def _load_strictly(model: torch.nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+    """Put every tensor of a state, as float32, in its place, or say what did not fit."""
+    expected = model.state_dict()
+    missing, extra = sorted(set(expected) - set(state)), sorted(set(state) - set(expected))
+    wrong = [n for n in expected if n in state and expected[n].shape != state[n].shape]
+    complaints = [
+        f"{len(names)} {what} (e.g. {names[0]})"
+        for names, what in ((missing, "missing"), (extra, "too many"), (wrong, "of another shape"))
+        if names
+    ]
+    if complaints:
+        raise WeightsError(
+            f"The tensors in {path} do not fit this model: {', '.join(complaints)}. Choose another "
+            "file, or download it again."
+        )
+    full = {n: v.float() if v.is_floating_point() else v for n, v in state.items()}
+    model.load_state_dict(full, assign=True)
+
+
+def _save(
+    state: Mapping[str, Tensor], header: dict[str, str], path: str | Path, half: bool
+) -> None:
+    tensors = {name: _stored(value.detach().cpu(), half) for name, value in state.items()}
+    with replacing(path, overwrite=True) as part:
+        # One entry in the header: safetensors writes several in a random order.
+        save_file(tensors, part, metadata=header)
+
+
+def _stored(tensor: Tensor, half: bool) -> Tensor:
+    """A tensor as it is stored: float16 unless a value would leave its range."""
+    if half and tensor.is_floating_point():
+        rounded = tensor.half()
+        if rounded.isfinite().all() or not tensor.isfinite().all():
+            tensor = rounded
+    return tensor.contiguous()
