@@ -7,7 +7,9 @@ place, scale, rotation and aspect, padded at the bottom and right like the produ
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +22,7 @@ from torch import Tensor
 from napari_clipsam.models.sam import normalise_pixels
 from starter.data import Sample
 
-__all__ = ["Batch", "BatchMaker", "Objects", "Store", "load_store"]
+__all__ = ["Batch", "BatchMaker", "Objects", "Store", "load_store", "prefetch"]
 
 _MIN_AREA = 24
 _MAX_SHARE = 0.6
@@ -28,12 +30,11 @@ _MAX_SHARE = 0.6
 
 @dataclass(frozen=True, eq=False)
 class _Item:
-    """One image on the device: (3, H, W) uint8, labels and weights (C, H, W)."""
+    """One image on the device: (3, H, W) uint8; ids, then weights, of C concepts (2 C, H, W)."""
 
     image: Tensor
     half: Tensor | None
-    labels: Tensor
-    weights: Tensor
+    planes: Tensor
     sample: Sample
     names: tuple[str, ...]
     grey: bool
@@ -41,7 +42,7 @@ class _Item:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """B augmented crops.
+    """B augmented crops with R label maps, one for every (crop, concept).
 
     Attributes
     ----------
@@ -49,26 +50,42 @@ class Batch:
         Normalised, zero in the padding.
     valid : Tensor of bool, shape (B, S, S)
         Where the crop is; the rest is padding.
-    labels, weights : list of Tensor, each (C_i, S, S)
-        Ids (int32) and pixel weights (0 = unknown) of the concepts in `names[i]`.
-    names : list of tuple of str
+    labels, weights : Tensor, shape (R, S, S)
+        Ids (int32) and pixel weights (0 = unknown).
+    rows : list of (int, str)
+        Crop and concept of each label map; the rows of a crop follow each other.
     samples : list of Sample
+        Of each crop.
     """
 
     pixels: Tensor
     valid: Tensor
-    labels: list[Tensor]
-    weights: list[Tensor]
-    names: list[tuple[str, ...]]
+    labels: Tensor
+    weights: Tensor
+    rows: list[tuple[int, str]]
     samples: list[Sample]
+
+    def kind(self, row: int) -> str:
+        """Kind of label of a row: instance, semantic or boxes."""
+        crop, name = self.rows[row]
+        return self.samples[crop].kinds[name]
 
 
 @dataclass(frozen=True, eq=False)
 class Objects:
-    """N objects to prompt for: soft masks and weights (N, S / 2, S / 2), and their images (N,)."""
+    """N objects to prompt for.
+
+    Attributes
+    ----------
+    masks, weights : Tensor, shape (N, S / 2, S / 2)
+        Soft masks and known pixels.
+    row, image : Tensor of int64, shape (N,)
+        Label map and crop of each.
+    """
 
     masks: Tensor
     weights: Tensor
+    row: Tensor
     image: Tensor
 
 
@@ -118,15 +135,8 @@ def _to_item(sample: Sample, device: str) -> _Item:
     if max(image.shape[1:]) > 700:
         half = F.avg_pool2d(image[None].float(), 2)[0].round().to(torch.uint8)
     grey = bool((image[0] == image[1]).all() and (image[1] == image[2]).all())
-    return _Item(
-        image,
-        half,
-        torch.from_numpy(np.stack(labels)).to(device),
-        torch.from_numpy(np.stack(weights)).to(device),
-        sample,
-        tuple(names),
-        grey,
-    )
+    planes = np.concatenate([np.stack(labels), np.stack(weights)]).astype(np.float32)
+    return _Item(image, half, torch.from_numpy(planes).to(device), sample, tuple(names), grey)
 
 
 def _outline_boxes(sample: Sample, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -173,50 +183,72 @@ class BatchMaker:
         self.size = size
         self.rng = np.random.default_rng(seed)
         self.device = store.items[0].image.device
-        torch.manual_seed(seed)
+        self.generator = torch.Generator(self.device).manual_seed(seed)
 
     def draw(self, count: int) -> Batch:
         """`count` independent crops."""
         chosen = self.rng.choice(len(self.store.items), count, p=self.store.chances)
-        crops = [self._crop(self.store.items[i]) for i in chosen]
         items = [self.store.items[i] for i in chosen]
+        crops = [self._crop(item) for item in items]
+        pixels = torch.stack([c[0] for c in crops])
+        heights = torch.tensor([c[2] for c in crops], device=self.device)[:, None, None]
+        widths = torch.tensor([c[3] for c in crops], device=self.device)[:, None, None]
+        line = torch.arange(self.size, device=self.device)
+        valid = (line[:, None] < heights) & (line[None, :] < widths)
+        shown = _look(pixels, valid, [item.grey for item in items], self.rng, self.generator)
+        planes = [c[1].unflatten(0, (2, -1)) for c in crops]
         return Batch(
-            torch.stack([c[0] for c in crops]),
-            torch.stack([c[1] for c in crops]),
-            [c[2] for c in crops],
-            [c[3] for c in crops],
-            [item.names for item in items],
+            normalise_pixels(shown) * valid[:, None],
+            valid,
+            torch.cat([p[0] for p in planes]).int(),
+            torch.cat([p[1] for p in planes]),
+            [(i, name) for i, item in enumerate(items) for name in item.names],
             [item.sample for item in items],
         )
 
-    def objects(self, batch: Batch, per_image: int) -> Objects:
-        """Choose up to `per_image` whole objects of every crop."""
-        masks, weights, image = [], [], []
-        for i, (labels, weight) in enumerate(zip(batch.labels, batch.weights, strict=True)):
-            kinds = batch.samples[i].kinds
-            usable = [c for c, name in enumerate(batch.names[i]) if kinds[name] != "semantic"]
-            if not usable:
-                continue
-            c = int(self.rng.choice(usable))
-            ids = self._visible_ids(labels[c])
-            if not len(ids):
-                continue
-            picked = self.rng.choice(ids, min(per_image, len(ids)), replace=False)
-            wanted = torch.as_tensor(picked, device=self.device)
-            masks.append((labels[c][None] == wanted[:, None, None]).half())
-            weights.append(weight[c][None].expand(len(picked), -1, -1).half())
-            image += [i] * len(picked)
-        pooled = [F.avg_pool2d(torch.cat(x)[:, None], 2)[:, 0] for x in (masks, weights)]
+    def objects(self, batch: Batch, per_row: int, rows: Sequence[int] | None = None) -> Objects:
+        """Choose up to `per_row` whole objects of label maps; by default of one map of each crop."""
+        if rows is None:
+            rows = self._one_row_each(batch)
+        rows = [r for r in rows if batch.kind(r) != "semantic"]
+        ids = self._visible_ids(batch.labels, rows)
+        row, wanted = [], []
+        for r, visible in zip(rows, ids, strict=True):
+            picked = self.rng.choice(visible, min(per_row, len(visible)), replace=False)
+            row += [r] * len(picked)
+            wanted += picked.tolist()
+        index = torch.tensor(row, device=self.device, dtype=torch.long)
+        target = torch.tensor(wanted, device=self.device, dtype=torch.int32)
+        masks = (batch.labels[index] == target[:, None, None]).half()
+        crops = torch.tensor([batch.rows[r][0] for r in row], device=self.device, dtype=torch.long)
         return Objects(
-            pooled[0].float(), (pooled[1] > 0.5).float(), torch.tensor(image, device=self.device)
+            F.avg_pool2d(masks[:, None], 2)[:, 0].float(),
+            batch.weights[index, ::2, ::2],
+            index,
+            crops,
         )
 
-    def _visible_ids(self, labels: Tensor) -> np.ndarray:
-        counts = torch.bincount(labels.flatten()).cpu().numpy()
-        counts[0] = 0
-        return np.flatnonzero((counts >= _MIN_AREA) & (counts <= _MAX_SHARE * labels.numel()))
+    def _one_row_each(self, batch: Batch) -> list[int]:
+        usable: dict[int, list[int]] = {}
+        for r, (crop, _) in enumerate(batch.rows):
+            if batch.kind(r) != "semantic":
+                usable.setdefault(crop, []).append(r)
+        return [int(self.rng.choice(rows)) for rows in usable.values()]
 
-    def _crop(self, item: _Item) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _visible_ids(self, labels: Tensor, rows: Sequence[int]) -> list[np.ndarray]:
+        """Ids of each row that are neither a sliver nor most of the plane."""
+        if not rows:
+            return []
+        chosen = labels[torch.tensor(rows, device=self.device)].long()
+        top = int(chosen.amax()) + 1
+        offsets = torch.arange(len(rows), device=self.device)[:, None, None] * top
+        counts = torch.bincount((chosen + offsets).flatten(), minlength=top * len(rows))
+        table = counts.view(len(rows), top).cpu().numpy()
+        table[:, 0] = 0
+        limit = _MAX_SHARE * self.size**2
+        return [np.flatnonzero((row >= _MIN_AREA) & (row <= limit)) for row in table]
+
+    def _crop(self, item: _Item) -> tuple[Tensor, Tensor, int, int]:
         rng, size = self.rng, self.size
         _, height, width = item.image.shape
         long_side = max(height, width)
@@ -237,18 +269,9 @@ class BatchMaker:
         pixels = F.grid_sample(
             source[None].float(), grid, "bilinear", "reflection", align_corners=False
         )[0]
-        planes = torch.cat([item.labels.float(), item.weights.float()])[None]
-        warped = F.grid_sample(planes, grid, "nearest", "reflection", align_corners=False)[0]
-        n = len(item.names)
+        planes = F.grid_sample(item.planes[None], grid, "nearest", "reflection", align_corners=False)
         pad = (0, size - out_w, 0, size - out_h)
-        pixels = normalise_pixels(_look(pixels, item.grey, rng))
-        valid = torch.ones(out_h, out_w, dtype=torch.bool, device=self.device)
-        return (
-            F.pad(pixels, pad),
-            F.pad(valid, pad),
-            F.pad(warped[:n].int(), pad),
-            F.pad(warped[n:], pad),
-        )
+        return F.pad(pixels, pad), F.pad(planes[0], pad), out_h, out_w
 
     def _grid(self, item: _Item, out_h: int, out_w: int, scale: float) -> Tensor:
         """Sampling grid (1, out_h, out_w, 2) of a random rotation, flip and place."""
@@ -275,51 +298,109 @@ class BatchMaker:
         return F.affine_grid(theta[None], [1, 1, out_h, out_w], align_corners=False)
 
 
-def _look(pixels: Tensor, grey: bool, rng: np.random.Generator) -> Tensor:
-    """Change how (3, h, w) pixels in 0..255 look: tone, stain, light, focus, noise."""
+def _look(
+    pixels: Tensor,
+    valid: Tensor,
+    grey: Sequence[bool],
+    rng: np.random.Generator,
+    generator: torch.Generator,
+) -> Tensor:
+    """Change how (B, 3, S, S) pixels in 0..255 look: tone, stain, light, focus, noise."""
+    b, device = len(pixels), pixels.device
+
+    def per_crop(values: np.ndarray) -> Tensor:
+        return torch.tensor(values, dtype=torch.float32, device=device).view(b, 1, 1, 1)
+
+    def sometimes(chance: float, values: np.ndarray, otherwise: float) -> Tensor:
+        return per_crop(np.where(rng.random(b) < chance, values, otherwise))
+
+    inside = valid[:, None].float()
     x = pixels / 255
-    if rng.random() < 0.12:
-        x = 1 - x
-    if rng.random() < 0.5:
-        x = x.clamp_min(1e-4) ** math.exp(rng.uniform(-0.6, 0.6))
-    if rng.random() < 0.25:
-        x = x / x.amax().clamp_min(0.05)
-    elif rng.random() < 0.25:
-        x = x * rng.uniform(0.15, 1.0)
-    if rng.random() < 0.5:
-        x = (x - x.mean()) * math.exp(rng.uniform(-0.4, 0.4)) + x.mean() + rng.uniform(-0.08, 0.08)
-    x = _recolour(x, grey, rng)
-    if rng.random() < 0.2:
-        low = torch.randn(1, 1, 3, 3, device=x.device) * rng.uniform(0.05, 0.35)
-        x = x * (1 + F.interpolate(low, size=x.shape[1:], mode="bicubic", align_corners=False)[0])
-    if rng.random() < 0.2:
-        x = _blur(x, rng.uniform(0.4, 1.8))
-    if rng.random() < 0.35:
-        noise = torch.randn(1 if grey else 3, *x.shape[1:], device=x.device)
-        x = x + noise * rng.uniform(0.005, 0.07)
+    inverted = sometimes(0.12, np.ones(b), 0.0)
+    x = inverted + (1 - 2 * inverted) * x
+    x = x.clamp_min(1e-4) ** sometimes(0.5, np.exp(rng.uniform(-0.6, 0.6, b)), 1.0)
+    top = (x * inside).amax(dim=(1, 2, 3), keepdim=True).clamp_min(0.05)
+    x = x / torch.where(sometimes(0.25, np.ones(b), 0.0) > 0, top, torch.ones_like(top))
+    x = x * sometimes(0.2, rng.uniform(0.15, 1.0, b), 1.0)
+    mean = (x * inside).sum((1, 2, 3), keepdim=True) / (3 * inside.sum((1, 2, 3), keepdim=True))
+    contrast = sometimes(0.5, np.exp(rng.uniform(-0.4, 0.4, b)), 1.0)
+    x = (x - mean) * contrast + mean + sometimes(0.5, rng.uniform(-0.08, 0.08, b), 0.0)
+    mix = torch.tensor(_colour_mixes(grey, rng), dtype=torch.float32, device=device)
+    x = torch.einsum("bij,bjhw->bihw", mix, x)
+    low = torch.randn(b, 1, 3, 3, device=device, generator=generator)
+    light = F.interpolate(low, size=x.shape[2:], mode="bicubic", align_corners=False)
+    x = x * (1 + light * sometimes(0.2, rng.uniform(0.05, 0.35, b), 0.0))
+    blurred = rng.random() < 0.5
+    if blurred:
+        chosen = sometimes(0.35, np.ones(b), 0.0)
+        x = x + chosen * (_blur(x, rng.uniform(0.4, 1.8)) - x)
+    noise = torch.randn(x.shape, device=device, generator=generator)
+    same = per_crop(np.array(grey, float))
+    noise = noise + same * (noise[:, :1] - noise)
+    x = x + noise * sometimes(0.35, rng.uniform(0.005, 0.07, b), 0.0)
     return (x.clamp(0, 1) * 255).round()
 
 
-def _recolour(x: Tensor, grey: bool, rng: np.random.Generator) -> Tensor:
-    draw = rng.random()
-    if grey:
-        if draw < 0.08:
-            colour = torch.tensor(rng.dirichlet([0.4] * 3), dtype=x.dtype, device=x.device)
-            return x * (colour / colour.max())[:, None, None]
-        return x
-    if draw < 0.15:
-        return x.mean(dim=0, keepdim=True).expand(3, -1, -1)
-    if draw < 0.6:
-        mix = np.eye(3) + rng.normal(0, 0.12, (3, 3))
-        mix = torch.tensor(mix / mix.sum(1, keepdims=True), dtype=x.dtype, device=x.device)
-        gain = torch.tensor(rng.uniform(0.85, 1.15, 3), dtype=x.dtype, device=x.device)
-        return torch.einsum("ij,jhw->ihw", mix, x) * gain[:, None, None]
-    return x
+def _colour_mixes(grey: Sequence[bool], rng: np.random.Generator) -> np.ndarray:
+    """A (3, 3) channel mix for every crop: a stain shift, grey, a pseudo-colour, or nothing."""
+    mixes = np.tile(np.eye(3), (len(grey), 1, 1))
+    for mix, is_grey in zip(mixes, grey, strict=True):
+        draw = rng.random()
+        if is_grey:
+            if draw < 0.08:
+                colour = rng.dirichlet([0.4] * 3)
+                mix *= (colour / colour.max())[:, None]
+        elif draw < 0.15:
+            mix[:] = 1 / 3
+        elif draw < 0.6:
+            shifted = np.eye(3) + rng.normal(0, 0.12, (3, 3))
+            mix[:] = shifted / shifted.sum(1, keepdims=True) * rng.uniform(0.85, 1.15, (3, 1))
+    return mixes
 
 
 def _blur(x: Tensor, sigma: float) -> Tensor:
     radius = max(1, round(2.5 * sigma))
     line = torch.exp(-(torch.arange(-radius, radius + 1, device=x.device) ** 2) / (2 * sigma**2))
     line = (line / line.sum()).to(x.dtype)
-    x = F.conv2d(x[:, None], line.view(1, 1, -1, 1), padding=(radius, 0))
-    return F.conv2d(x, line.view(1, 1, 1, -1), padding=(0, radius))[:, 0]
+    flat = x.flatten(0, 1)[:, None]
+    flat = F.conv2d(flat, line.view(1, 1, -1, 1), padding=(radius, 0))
+    return F.conv2d(flat, line.view(1, 1, 1, -1), padding=(0, radius)).view_as(x)
+
+
+def prefetch(make: Callable[[], tuple], device: str) -> Iterator[tuple]:
+    """Endless results of `make`; on a GPU made ahead, in a thread and on a stream of their own."""
+    if device != "cuda":
+        while True:
+            yield make()
+    ready: queue.Queue[tuple | BaseException] = queue.Queue(maxsize=2)
+    threading.Thread(target=_produce, args=(make, ready), daemon=True).start()
+    while True:
+        made = ready.get()
+        if isinstance(made, BaseException):
+            raise made
+        for tensor in _tensors(made):
+            # Made on another stream: its memory must not be reused while this one reads it.
+            tensor.record_stream(torch.cuda.current_stream())
+        yield made
+
+
+def _produce(make: Callable[[], tuple], ready: queue.Queue) -> None:
+    stream = torch.cuda.Stream()
+    try:
+        with torch.cuda.stream(stream):
+            while True:
+                made = make()
+                stream.synchronize()
+                ready.put(made)
+    except BaseException as error:  # handed to the thread that trains
+        ready.put(error)
+
+
+def _tensors(value: object) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _tensors(part)
+    elif hasattr(value, "__dict__"):
+        yield from _tensors(list(vars(value).values()))

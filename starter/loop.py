@@ -143,7 +143,7 @@ class Run:
 
     def steps(self) -> Iterator[int]:
         """Step numbers until the schedule or the time is over; sets the learning rate of each."""
-        warm = max(1, min(300, self.options.steps // 10))
+        warm = max(1, min(150, self.options.steps // 10))
         stop = self.options.stop_after
         while (done := self._done()) < 1:
             if stop is not None and time.perf_counter() - self.started > 60 * stop:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from napari_clipsam.models.clip import Clip, build_clip, redundant_feature, templates
 from napari_clipsam.semantics import text_vector
 from starter import config, phrases
-from starter.batches import Batch, BatchMaker
+from starter.batches import Batch, BatchMaker, prefetch
 from starter.loop import Run, arguments, autocast, training_store
 from starter.validate import word_scores
 
@@ -53,30 +53,36 @@ def ask(batch: Batch, grid: int, rng: np.random.Generator) -> Asked:
     terms = list(rng.choice(phrases.ABSENT["train"], _TERMS_PER_BATCH, replace=False))
     b, device = len(batch.samples), batch.pixels.device
     cell = batch.pixels.shape[-1] // grid
-    shape = (b, len(concepts) + len(terms), grid, grid)
-    cover, known = torch.zeros(shape, device=device), torch.zeros(shape, device=device)
-    present = torch.full(shape[:2], -1.0, device=device)
-    valid = F.avg_pool2d(batch.valid[:, None].float(), cell)[:, 0] > 0.5
+    covers = F.avg_pool2d((batch.labels > 0).float()[:, None], cell)[:, 0]
+    valid = (F.avg_pool2d(batch.valid[:, None].float(), cell)[:, 0] > 0.5).float()
+    crops = torch.tensor([crop for crop, _ in batch.rows], device=device)
+    knowns = (F.avg_pool2d(batch.weights[:, None], cell)[:, 0] > 0.9) * valid[crops]
+    shown = (covers.flatten(1).amax(dim=1) > 0.4).tolist()
+    # One lookup for all: rows of label maps, then of whole crops, then one of nothing.
+    n_rows, nothing = len(batch.rows), len(batch.rows) + b
+    empty = torch.zeros(1, grid, grid, device=device)
+    cover_of = torch.cat([covers, torch.zeros_like(valid), empty])
+    known_of = torch.cat([knowns, valid, empty])
+    index = np.full((b, len(concepts) + len(terms)), nothing)
+    present = np.full(index.shape, -1.0, np.float32)
+    row_of = {key: r for r, key in enumerate(batch.rows)}
     for i, sample in enumerate(batch.samples):
-        covers = F.avg_pool2d((batch.labels[i] > 0).float()[:, None], cell)[:, 0]
-        knowns = F.avg_pool2d(batch.weights[i].float()[:, None], cell)[:, 0] > 0.9
-        absent = set(phrases.absent_concepts(list(sample.kinds), sample.unlabelled))
-        allowed = set(
-            phrases.absent_terms(list(sample.kinds), sample.unlabelled, "train", sample.modality)
-        )
-        for p, concept in enumerate(concepts):
-            if concept in batch.names[i]:
-                c = batch.names[i].index(concept)
-                cover[i, p] = covers[c]
-                known[i, p] = (knowns[c] & valid[i]).float()
-                amount = covers[c].amax()
-                present[i, p] = 1.0 if amount > 0.4 else -1.0
-            elif concept in absent:
-                known[i, p], present[i, p] = valid[i].float(), 0.0
-        for p, term in enumerate(terms, start=len(concepts)):
-            if term in allowed:
-                known[i, p], present[i, p] = valid[i].float(), 0.0
-    return Asked([*texts, *map(str, terms)], cover, known, present)
+        kinds, hidden = list(sample.kinds), sample.unlabelled
+        absent = set(phrases.absent_concepts(kinds, hidden))
+        absent |= set(phrases.absent_terms(kinds, hidden, "train", sample.modality))
+        for p, name in enumerate([*concepts, *terms]):
+            row = row_of.get((i, name))
+            if row is not None:
+                index[i, p], present[i, p] = row, 1.0 if shown[row] else -1.0
+            elif name in absent:
+                index[i, p], present[i, p] = n_rows + i, 0.0
+    lookup = torch.tensor(index, device=device)
+    return Asked(
+        [*texts, *map(str, terms)],
+        cover_of[lookup],
+        known_of[lookup],
+        torch.tensor(present, device=device),
+    )
 
 
 class Matcher(nn.Module):
@@ -149,23 +155,27 @@ def main(argv: list[str] | None = None) -> None:
     store = training_store(options)
     run = Run("clip", model, groups, options)
     maker = BatchMaker(store, config.SAM.input_size, options.seed + run.step)
+    batches = prefetch(lambda: _draw(maker, clip.grid, options.batch), options.device)
     for step in run.steps():
-        _step(run, maker, template_ids, options)
+        _step(run, *next(batches), template_ids)
         if (step + 1) % 1000 == 0:
             run.report(word_scores(run.average.model["clip"], options), "val")
             run.save()
     run.report(word_scores(run.average.model["clip"], options), "val")
 
 
+def _draw(maker: BatchMaker, grid: int, count: int) -> tuple[Batch, Asked, list[str]]:
+    batch = maker.draw(count)
+    named = [str(maker.rng.choice(texts)) for texts in phrases.MODALITIES.values()]
+    return batch, ask(batch, grid, maker.rng), named
+
+
 def _step(
-    run: Run, maker: BatchMaker, template_ids: Tensor, options: argparse.Namespace
+    run: Run, batch: Batch, asked: Asked, named: list[str], template_ids: Tensor
 ) -> None:
     clip, matcher = run.model["clip"], run.model["matcher"]
-    batch = maker.draw(options.batch)
-    asked = ask(batch, clip.grid, maker.rng)
-    named = [str(maker.rng.choice(texts)) for texts in phrases.MODALITIES.values()]
-    ids = clip.tokenize([*asked.texts, *named]).to(options.device)
-    with autocast(options.device):
+    ids = clip.tokenize([*asked.texts, *named]).to(batch.pixels.device)
+    with autocast(batch.pixels.device.type):
         dense = clip.dense(batch.pixels)
         text = text_vectors(clip, ids, template_ids)
     terms = losses(matcher, dense, text[: len(asked.texts)], asked)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from napari_clipsam.models.sam import Decoded, Sam, decode, embed_masks, embed_points
-from napari_clipsam.training.losses import LossWeights, mask_loss, soft_iou
+from napari_clipsam.training.losses import LossWeights, bce_loss, mask_loss, soft_iou
 from napari_clipsam.training.simulate import (
     box_prompts,
     correction_points,
@@ -24,13 +24,13 @@ from napari_clipsam.training.simulate import (
     random_points,
 )
 from starter import config
-from starter.batches import Batch, BatchMaker, Objects
+from starter.batches import Batch, BatchMaker, Objects, prefetch
 from starter.loop import Run, arguments, autocast, training_store
 from starter.validate import prompt_scores
 
 __all__ = ["Clicks", "correction_rounds", "main"]
 
-_WEIGHTS = LossWeights(bce=1.0, dice=1.0, iou=0.0, focal=10.0)
+_WEIGHTS = LossWeights(bce=0.0, dice=1.0, iou=0.0, focal=5.0)
 _MASK_SIDE_MAX = 32.0
 
 
@@ -91,7 +91,10 @@ def round_loss(decoded: Decoded, objects: Objects, ambiguous: Tensor) -> tuple[T
     n, m = logits.shape[:2]
     target = objects.masks[:, None].expand(-1, m, -1, -1).flatten(0, 1)
     weight = objects.weights[:, None].expand(-1, m, -1, -1).flatten(0, 1)
-    losses = mask_loss(logits.flatten(0, 1), target, _WEIGHTS, weight).view(n, m)
+    losses = mask_loss(logits.flatten(0, 1), target, _WEIGHTS, weight)
+    # Objects are small: without balance the first thing to learn is "nothing is anything".
+    losses = losses + bce_loss(logits.flatten(0, 1), target, _balance(target, weight))
+    losses = losses.view(n, m)
     best = losses[:, 1:].argmin(dim=1)
     multi = losses[:, 1:].gather(1, best[:, None])[:, 0]
     loss = losses[:, 0].mean() + (multi * ambiguous).sum() / ambiguous.sum().clamp_min(1)
@@ -99,6 +102,14 @@ def round_loss(decoded: Decoded, objects: Objects, ambiguous: Tensor) -> tuple[T
     loss = loss + F.mse_loss(decoded.iou.float(), quality)
     chosen = torch.where(ambiguous, best + 1, torch.zeros_like(best))
     return loss, logits[torch.arange(n, device=logits.device), chosen]
+
+
+def _balance(target: Tensor, weight: Tensor) -> Tensor:
+    """Pixel weights that let the object count for more, by the root of the imbalance."""
+    inside = (target * weight).sum(dim=(1, 2), keepdim=True).clamp_min(1)
+    outside = ((1 - target) * weight).sum(dim=(1, 2), keepdim=True)
+    factor = (outside / inside).sqrt().clamp(1, 16)
+    return weight * (1 + (factor - 1) * target)
 
 
 def correction_rounds(
@@ -147,49 +158,62 @@ def correction_rounds(
     return total, ious
 
 
-def auxiliary_loss(output: Tensor, batch: Batch) -> Tensor:
-    """Foreground, outline and centre offsets of one labelled concept of each crop."""
-    losses = []
-    half = output.shape[-1]
-    line = torch.arange(half, device=output.device, dtype=torch.float32)
-    for i, labels in enumerate(batch.labels):
-        ids, known = _merged(labels, batch.weights[i])
-        inside = (ids > 0).float()
-        padded = F.pad(ids.float()[None, None], (1, 1, 1, 1), mode="replicate")
-        low = -F.max_pool2d(-padded, 3, 1)[0, 0]
-        high = F.max_pool2d(padded, 3, 1)[0, 0]
-        outline = (low != high).float()
-        logits = output[i].float()
-        pixel = F.binary_cross_entropy_with_logits(
-            logits[:2], torch.stack([inside, outline]), reduction="none"
-        )
-        count = torch.bincount(ids.flatten()).clamp_min(1).float()
-        sums = [
-            torch.zeros_like(count).index_add_(0, ids.flatten(), axis.expand(half, half).flatten())
-            for axis in (line[:, None], line[None, :])
+def auxiliary_loss(output: Tensor, ids: Tensor, known: Tensor) -> Tensor:
+    """Foreground, outline and centre offsets of all objects.
+
+    Parameters
+    ----------
+    output : Tensor, shape (B, 4, h, h)
+    ids : Tensor of int64, shape (B, h, h)
+    known : Tensor, shape (B, h, h)
+    """
+    b, h, _ = ids.shape
+    output = output.float()
+    inside = (ids > 0).float()
+    padded = F.pad(ids.float()[:, None], (1, 1, 1, 1), mode="replicate")
+    outline = (F.max_pool2d(padded, 3, 1) != -F.max_pool2d(-padded, 3, 1))[:, 0].float()
+    pixel = F.binary_cross_entropy_with_logits(
+        output[:, :2], torch.stack([inside, outline], dim=1), reduction="none"
+    )
+    top = int(ids.amax()) + 1
+    flat = (ids + torch.arange(b, device=ids.device)[:, None, None] * top).flatten()
+    count = torch.bincount(flat, minlength=b * top).clamp_min(1).float()
+    line = torch.arange(h, device=ids.device, dtype=torch.float32)
+    here = torch.stack([line[:, None].expand(h, h), line[None, :].expand(h, h)])
+    centre = torch.stack(
+        [
+            torch.zeros_like(count).index_add_(0, flat, axis.expand(b, h, h).flatten()) / count
+            for axis in here
         ]
-        centre = torch.stack([(s / count)[ids] for s in sums])
-        here = torch.stack([line[:, None].expand(half, half), line[None, :].expand(half, half)])
-        spread = count.sqrt()[ids].clamp_min(2)
-        offset = F.smooth_l1_loss(logits[2:], (centre - here) / spread, reduction="none")
-        losses.append(
-            (pixel * known).mean() * 2
-            + (offset * inside * known).sum() / (inside * known).sum().clamp_min(1)
-        )
-    return torch.stack(losses).mean()
+    )
+    offset = centre[:, flat].view(2, b, h, h).transpose(0, 1) - here
+    spread = count.sqrt()[flat].view(b, 1, h, h).clamp_min(2)
+    pull = F.smooth_l1_loss(output[:, 2:], offset / spread, reduction="none")
+    where = (inside * known)[:, None]
+    return 2 * (pixel * known[:, None]).mean() + (pull * where).sum() / where.sum().clamp_min(1)
 
 
-def _merged(labels: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """One id map at half resolution of all concepts, small objects over large; and what is known."""
-    labels, weights = labels[:, ::2, ::2], weights[:, ::2, ::2]
+def merged_ids(batch: Batch) -> tuple[Tensor, Tensor]:
+    """One id map (B, S / 2, S / 2) of all concepts of a crop, and where all is known.
+
+    Small objects lie over large ones: a nucleus over its cell.
+    """
+    labels, weights = batch.labels[:, ::2, ::2].long(), batch.weights[:, ::2, ::2]
     tops = labels.flatten(1).amax(dim=1)
-    areas = (labels > 0).flatten(1).sum(dim=1) / tops.clamp_min(1)
-    merged = torch.zeros_like(labels[0])
-    offset = 0
-    for c in areas.argsort(descending=True).tolist():
-        merged = torch.where(labels[c] > 0, labels[c] + offset, merged)
-        offset += int(tops[c])
-    return merged.long(), (weights.amin(dim=0) > 0).float()
+    covered = (labels > 0).flatten(1).sum(dim=1)
+    areas = (covered / tops.clamp_min(1)).tolist()
+    tops = tops.tolist()
+    merged, known = [], []
+    for crop in range(len(batch.samples)):
+        rows = [r for r, (c, _) in enumerate(batch.rows) if c == crop]
+        over = torch.zeros_like(labels[0])
+        offset = 0
+        for r in sorted(rows, key=areas.__getitem__, reverse=True):
+            over = torch.where(labels[r] > 0, labels[r] + offset, over)
+            offset += int(tops[r])
+        merged.append(over)
+        known.append(weights[rows[0] : rows[-1] + 1].amin(dim=0))
+    return torch.stack(merged), (torch.stack(known) > 0).float()
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -206,24 +230,33 @@ def main(argv: list[str] | None = None) -> None:
     store = training_store(options)
     run = Run("sam", model, _groups(model, options.rate), options)
     maker = BatchMaker(store, config.SAM.input_size, options.seed + run.step)
+    batches = prefetch(lambda: _draw(maker, options), options.device)
     for step in run.steps():
-        _step(run, maker, options)
+        # One, two or three rounds in turn: the first click matters most.
+        _step(run, *next(batches), 1 + step % options.rounds)
         if (step + 1) % 1000 == 0:
             run.report(prompt_scores(run.average.model["sam"], options), "val")
             run.save()
     run.report(prompt_scores(run.average.model["sam"], options), "val")
 
 
-def _step(run: Run, maker: BatchMaker, options: argparse.Namespace) -> None:
-    sam, auxiliary = run.model["sam"], run.model["auxiliary"]
+def _draw(
+    maker: BatchMaker, options: argparse.Namespace
+) -> tuple[Tensor, Objects, tuple[Tensor, Tensor]]:
     batch = maker.draw(options.batch)
-    objects = maker.objects(batch, options.objects)
-    with autocast(options.device):
-        embedding = sam.head(sam.trunk(batch.pixels, 0), 0)
+    return batch.pixels, maker.objects(batch, options.objects), merged_ids(batch)
+
+
+def _step(
+    run: Run, pixels: Tensor, objects: Objects, merged: tuple[Tensor, Tensor], rounds: int
+) -> None:
+    sam, auxiliary = run.model["sam"], run.model["auxiliary"]
+    with autocast(pixels.device.type):
+        embedding = sam.head(sam.trunk(pixels, 0), 0)
         extra = auxiliary(embedding)
-    extra_loss = auxiliary_loss(extra, batch)
+    extra_loss = auxiliary_loss(extra, *merged)
     leaf = embedding.detach().requires_grad_()
-    loss, ious = correction_rounds(sam, leaf, objects, options.rounds)
+    loss, ious = correction_rounds(sam, leaf, objects, rounds)
     torch.autograd.backward([embedding, 0.5 * extra_loss], [leaf.grad, None])
     run.update()
     run.log(loss=loss, extra=extra_loss, first=ious[0], last=ious[-1])
