@@ -15,11 +15,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
+    "ConceptPrompts",
     "Normalisation",
     "Signals",
     "binary_prompt",
+    "concept_prompts",
     "cosine_statistics",
     "make_signals",
+    "min_max",
+    "plane_cells",
     "points_from_map",
     "similarity_map",
     "text_vector",
@@ -87,7 +91,7 @@ def make_signals(
         Patches that show the plane; all when not given.
     """
     unit = F.normalize(dense, dim=-1)
-    vision = unit if normalisation == "channel" else dense / dense.norm(dim=1, keepdim=True)
+    vision = unit if normalisation == "channel" else F.normalize(dense, dim=1)
     similarity = vision @ text[:, :, None]
     n = dense.shape[1] - 1
     side = round(n**0.5)
@@ -106,20 +110,45 @@ def min_max(values: Tensor, valid: Tensor) -> Tensor:
 
 
 def similarity_map(signals: Signals, input_size: int, size: int) -> Tensor:
-    """S resized to ``size``, by way of the model's input size as the paper does, (B, 1, size, size)."""
+    """S resized by way of the model's input size, as the paper does, (B, 1, size, size)."""
     full = F.interpolate(
         signals.map(), size=(input_size, input_size), mode="bilinear", align_corners=False
     )
     return F.interpolate(full, size=(size, size), mode="bilinear", align_corners=False)
 
 
-def binary_prompt(similarity: Tensor, threshold: float, high: float = 255.0, low: float = 0.0) -> Tensor:
+def binary_prompt(
+    similarity: Tensor, threshold: float, high: float = 255.0, low: float = 0.0
+) -> Tensor:
     """Dense prompt of a similarity map: `high` above the threshold, `low` elsewhere."""
     return torch.where(similarity > threshold, high, low)
 
 
+def plane_cells(resized: Tensor, input_size: int, size: int) -> Tensor:
+    """Cells of a size x size grid over the model's input whose centre shows the plane.
+
+    Parameters
+    ----------
+    resized : Tensor of int, shape (B, 2)
+        Height and width of each plane in model pixels; the rest of the square is padding. Cells of
+        the first row and column count even where a plane is thinner than they are.
+
+    Returns
+    -------
+    Tensor of bool, shape (B, 1, size, size)
+    """
+    centres = (torch.arange(size, device=resized.device) + 0.5) * (input_size / size)
+    inside = centres < resized.clamp_min(input_size / size)[:, :, None]
+    return (inside[:, 0, :, None] & inside[:, 1, None, :])[:, None]
+
+
 def points_from_map(
-    similarity: Tensor, threshold: float, count: int, input_size: int, generator: torch.Generator
+    similarity: Tensor,
+    threshold: float,
+    count: int,
+    input_size: int,
+    generator: torch.Generator,
+    inside: Tensor | None = None,
 ) -> Tensor:
     """Points drawn uniformly, with replacement, where a map exceeds the threshold.
 
@@ -128,22 +157,28 @@ def points_from_map(
     similarity : Tensor, shape (B, 1, h, w)
         A map in 0..1; where nothing exceeds the threshold the maximum is taken.
     generator : torch.Generator
-        On the CPU, so that a seed gives the same points on every device.
+        One on the CPU gives the same points on every device for a seed.
+    inside : Tensor of bool, shape (B, 1, h, w), optional
+        Cells that may be chosen (`plane_cells`); without it a point may lie in the padding, since
+        the map of a patch on the border reaches beyond it and a constant map is 0 everywhere.
 
     Returns
     -------
     Tensor, shape (B, count, 2)
         (x, y) in model pixels, float32, at the centres of the chosen cells.
     """
-    b, _, h, w = similarity.shape
-    flat = similarity.detach().flatten(1).float().cpu()
+    h, w = similarity.shape[-2:]
+    flat = similarity.detach().flatten(1).float().to(generator.device)
+    if inside is not None:
+        flat = flat.masked_fill(~inside.flatten(1).to(flat.device), float("-inf"))
     above = flat > threshold
     above |= (~above.any(dim=1, keepdim=True)) & (flat >= flat.amax(dim=1, keepdim=True))
     chosen = torch.multinomial(above.float(), count, replacement=True, generator=generator)
+    chosen = chosen.to(similarity.device)
     cells = torch.stack([chosen % w, chosen // w], dim=-1).float()
-    scale = torch.tensor([input_size / w, input_size / h])
+    scale = cells.new_tensor([input_size / w, input_size / h])
     # SAM's prompt encoder adds half a pixel itself.
-    return ((cells + 0.5) * scale - 0.5).to(similarity.device)
+    return (cells + 0.5) * scale - 0.5
 
 
 def cosine_statistics(signals: Signals) -> Tensor:
@@ -157,3 +192,54 @@ def cosine_statistics(signals: Signals) -> Tensor:
     top_mean = (finite * top).sum(dim=1) / top.sum(dim=1)
     mean = finite.sum(dim=1) / count.clamp_min(1)
     return torch.stack([ordered[:, 0], top_mean, mean], dim=1)
+
+
+@dataclass(frozen=True, eq=False)
+class ConceptPrompts:
+    """Prompts of a concept, made from its similarity map.
+
+    Attributes
+    ----------
+    points : Tensor, shape (B, K, 2)
+        Positive points, (x, y) in model pixels.
+    mask : Tensor, shape (B, 1, M, M)
+        Dense prompt.
+    similarity : Tensor, shape (B, 1, M, M)
+        The map they were made from, 0..1.
+    """
+
+    points: Tensor
+    mask: Tensor
+    similarity: Tensor
+
+
+def concept_prompts(
+    signals: Signals,
+    input_size: int,
+    mask_size: int,
+    threshold: float,
+    count: int,
+    generator: torch.Generator,
+    resized: Tensor | None = None,
+    as_logits: bool = False,
+) -> ConceptPrompts:
+    """Points and dense prompt of section 3, for inference and training alike.
+
+    Parameters
+    ----------
+    resized : Tensor of int, shape (B, 2), optional
+        Height and width of each plane in model pixels, where the square has padding.
+    as_logits : bool
+        Dense prompt of +-10 for a SAM that has no adapter, instead of the adapter's {0, 255}.
+    """
+    similarity = similarity_map(signals, input_size, mask_size)
+    high, low = (10.0, -10.0) if as_logits else (255.0, 0.0)
+    inside = None
+    if resized is not None:
+        inside = plane_cells(resized, input_size, mask_size)
+        similarity = similarity * inside
+    return ConceptPrompts(
+        points_from_map(similarity, threshold, count, input_size, generator, inside),
+        binary_prompt(similarity, threshold, high, low),
+        similarity,
+    )
