@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 __all__ = ["AdapterConfig", "BlockLayer", "layer_class", "layer_kinds", "register"]
 
+# Annotations of `AdapterConfig` to what JSON may hold for them; all others are strings.
+_JSON_TYPES: dict[str, tuple[type, ...]] = {"int": (int,), "bool": (bool,), "float": (int, float)}
+
 
 @dataclass(frozen=True)
 class AdapterConfig:
@@ -82,7 +85,11 @@ class AdapterConfig:
             (self.n_conditioned >= 1, "n_conditioned", "1 or more"),
             (self.init in ("zero", "paper"), "init", "zero or paper"),
             (self.normalisation in ("token", "channel"), "normalisation", "token or channel"),
-            (self.clip_tuning in ("none", "lora", "attention"), "clip_tuning", "none, lora, attention"),
+            (
+                self.clip_tuning in ("none", "lora", "attention"),
+                "clip_tuning",
+                "none, lora, attention",
+            ),
             (self.reduction >= 1, "reduction", "1 or more"),
             (self.rank >= 1 and self.clip_rank >= 1, "rank", "1 or more"),
             (self.n_points >= 1, "n_points", "1 or more"),
@@ -100,13 +107,27 @@ class AdapterConfig:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> tuple[AdapterConfig, list[str]]:
-        """Read a header; returns the configuration and the names a newer version added."""
-        known = {f.name for f in fields(cls)}
-        unknown = sorted(set(values) - known)
+        """Read a header; returns the configuration and the names a newer version added.
+
+        Raises
+        ------
+        ConfigError
+            A setting is missing, of the wrong type or out of its range.
+        """
+        known = {f.name: str(f.type) for f in fields(cls)}
+        for name, value in values.items():
+            wanted = _JSON_TYPES.get(known.get(name, ""), (str,))
+            if name in known and type(value) not in wanted:
+                raise ConfigError(
+                    f"Adapter setting {name} is {value!r}; it must be a {wanted[-1].__name__}."
+                )
         try:
-            return cls(**{k: v for k, v in values.items() if k in known}), unknown
+            config = cls(**{k: v for k, v in values.items() if k in known})
         except TypeError as error:
-            raise ConfigError(f"The adapter's configuration is incomplete ({error}).") from error
+            raise ConfigError(
+                f"The adapter's configuration is incomplete ({error}). Use a whole file."
+            ) from error
+        return config, sorted(set(values) - set(known))
 
 
 class BlockLayer(nn.Module, ABC):
@@ -138,7 +159,9 @@ def register(kind: str) -> Callable[[type[BlockLayer]], type[BlockLayer]]:
 
     def add(layer: type[BlockLayer]) -> type[BlockLayer]:
         if kind in _LAYERS:
-            raise ConfigError(f"The adapter kind '{kind}' is registered twice. Choose another name.")
+            raise ConfigError(
+                f"The adapter kind '{kind}' is registered twice. Choose another name."
+            )
         _LAYERS[kind] = layer
         return layer
 

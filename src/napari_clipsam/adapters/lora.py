@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import nn
@@ -42,10 +42,9 @@ class LowRank(nn.Module):
 class LoraLayer(BlockLayer):
     """LoRA on q and v of one block; takes no signals."""
 
-    pad_before_norm = False
-
     def __init__(self, dim: int, clip_dim: int, config: AdapterConfig) -> None:
         super().__init__(dim, clip_dim, config)
+        self.pad_before_norm = config.pad_before_norm
         self.q = LowRank(dim, dim, config.rank)
         self.v = LowRank(dim, dim, config.rank)
 
@@ -55,10 +54,11 @@ class LoraLayer(BlockLayer):
 
     def attention(self, attn: nn.Module, x: Tensor) -> Tensor:
         """Attention with updated q and v."""
+        frozen = cast("nn.Linear", attn.qkv)
 
         def qkv(tokens: Tensor) -> Tensor:
             zeros = torch.zeros_like(tokens)
-            return attn.qkv(tokens) + torch.cat([self.q(tokens), zeros, self.v(tokens)], dim=-1)
+            return frozen(tokens) + torch.cat([self.q(tokens), zeros, self.v(tokens)], dim=-1)
 
         return grid_attention(attn, x, qkv)
 
@@ -82,8 +82,8 @@ class ClipLoraTuning(nn.Module):
     def weights(self, block: int, frozen: AttentionWeights) -> AttentionWeights:
         """Frozen weights of a block plus its updates."""
         return frozen._replace(
-            in_weight=frozen.in_weight + self.inner[block].matrix(),
-            out_weight=frozen.out_weight + self.outer[block].matrix(),
+            in_weight=frozen.in_weight + cast("LowRank", self.inner[block]).matrix(),
+            out_weight=frozen.out_weight + cast("LowRank", self.outer[block]).matrix(),
         )
 
 
@@ -101,5 +101,5 @@ class ClipAttentionTuning(nn.Module):
 
     def weights(self, block: int, frozen: AttentionWeights) -> AttentionWeights:
         """The trained weights of a block."""
-        own = self.blocks[block]
+        own = cast("nn.ParameterDict", self.blocks[block])
         return AttentionWeights(*(own[name] for name in AttentionWeights._fields))

@@ -72,18 +72,16 @@ class GuidedLayer(BlockLayer):
 
     def bind(self, signals: Signals | None, grid: int) -> _BoundGuided:
         """Project the signals once for this call; without signals nothing is injected."""
-        wanted = signals is not None and self.semantics
-        return _BoundGuided(self, self.semantic.injection(signals, grid) if wanted else None)
+        if signals is None or not self.semantics:
+            return _BoundGuided(self, None, self.pad_before_norm)
+        return _BoundGuided(self, self.semantic.injection(signals, grid), self.pad_before_norm)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class _BoundGuided:
     layer: GuidedLayer
     injection: Tensor | None
-
-    @property
-    def pad_before_norm(self) -> bool:
-        return self.layer.pad_before_norm
+    pad_before_norm: bool
 
     def attention(self, attn: nn.Module, x: Tensor) -> Tensor:
         return self.layer.regular(grid_attention(attn, x))
