@@ -17,7 +17,15 @@ from napari_clipsam.errors import ConfigError
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["LossWeights", "bce_loss", "dice_loss", "focal_loss", "iou_loss", "mask_loss", "soft_iou"]
+__all__ = [
+    "LossWeights",
+    "bce_loss",
+    "dice_loss",
+    "focal_loss",
+    "iou_loss",
+    "mask_loss",
+    "soft_iou",
+]
 
 
 @dataclass(frozen=True)
@@ -84,7 +92,10 @@ def mask_loss(
 
 
 def soft_iou(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-    """IoU of the thresholded logits with the target, (N,), no gradient: what the IoU head learns."""
+    """IoU of the thresholded logits with the target, (N,): what the IoU head learns.
+
+    It has no gradient; an empty prediction of an empty target counts 0.
+    """
     with torch.no_grad():
         predicted = (logits > 0).float()
         true = (target > 0.5).float()

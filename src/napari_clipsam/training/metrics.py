@@ -52,13 +52,15 @@ def average_precision(
 ) -> float:
     """AP at an IoU threshold, TP / (TP + FP + FN); 1 when nothing is true and nothing predicted.
 
-    At 0.5 and above the matches are unique, so no assignment is needed.
+    A match is an IoU above the threshold. At 0.5 and above the matches are unique, so no assignment
+    is needed.
     """
     overlaps = overlap_matrix(predicted, true)
     n_predicted, n_true = overlaps.shape
     if n_predicted == 0 and n_true == 0:
         return 1.0
-    hits = np.count_nonzero(overlaps > threshold) if threshold >= 0.5 else _assign(overlaps, threshold)
+    unique = threshold >= 0.5
+    hits = np.count_nonzero(overlaps > threshold) if unique else _assign(overlaps, threshold)
     return hits / (n_predicted + n_true - hits)
 
 

@@ -16,13 +16,17 @@ if TYPE_CHECKING:
 __all__ = ["box_prompts", "correction_points", "inner_points", "random_points"]
 
 
-def random_points(masks: Tensor, input_size: int, generator: torch.Generator | None = None) -> Tensor:
+def random_points(
+    masks: Tensor, input_size: int, generator: torch.Generator | None = None
+) -> Tensor:
     """One point drawn uniformly inside each mask, (N, 2); the first cell where a mask is empty."""
     noise = torch.rand(masks.shape, generator=generator, device=masks.device)
     return _cells(noise * (masks > 0.5), input_size)
 
 
-def inner_points(masks: Tensor, input_size: int, generator: torch.Generator | None = None) -> Tensor:
+def inner_points(
+    masks: Tensor, input_size: int, generator: torch.Generator | None = None
+) -> Tensor:
     """One point of each mask, the likelier the farther it lies from the outline, (N, 2)."""
     depth = torch.zeros_like(masks, dtype=torch.float32)
     inside = (masks > 0.5).float()
@@ -71,7 +75,7 @@ def box_prompts(
         (x0, y0, x1, y1) in model pixels.
     """
     true = masks > 0.5
-    n, h, w = masks.shape
+    h, w = masks.shape[-2:]
     sides = []
     for axis, length in ((1, w), (2, h)):
         line = true.any(dim=axis)
