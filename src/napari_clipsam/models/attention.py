@@ -1,9 +1,9 @@
 """Attention with SAM's decomposed relative positions, without building the N x N bias.
 
-SAM adds ``q . R_h[i_h - j_h] + q . R_w[i_w - j_w]`` to every attention logit. Both terms are linear
-in ``q``, so they ride along as extra columns: the query carries its ``H`` row terms and ``W`` column
-terms, the key carries the one-hot code of its row and column. Their product is the bias, and the
-fused kernels of ``scaled_dot_product_attention`` apply.
+SAM adds ``q . R_h[i_h - j_h] + q . R_w[i_w - j_w]`` to every attention logit. Both terms are
+linear in ``q``, so they ride along as extra columns: the query carries its ``H`` row terms and
+``W`` column terms, the key carries the one-hot code of its row and column. Their product is the
+bias, and the fused kernels of ``scaled_dot_product_attention`` apply.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 __all__ = ["grid_attention"]
 
 
-def grid_attention(attn: Attention, x: Tensor, qkv: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+def grid_attention(
+    attn: Attention, x: Tensor, qkv: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:
     """Run one of SAM's attention layers on a grid of tokens.
 
     Parameters

@@ -33,5 +33,5 @@ def tensor_identity(state: Mapping[str, Tensor]) -> str:
             tensor = tensor.to("cpu", torch.float32)
         tensor = tensor.cpu().contiguous()
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        digest.update(memoryview(tensor.numpy()).cast("B") if tensor.numel() else b"")
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

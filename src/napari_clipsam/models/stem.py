@@ -8,6 +8,7 @@ to stride 8, so fine outlines and wide context are both in every token. It stand
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch.nn.functional as F
@@ -60,7 +61,7 @@ class PyramidStem(nn.Module):
             for before, width, n in zip(inputs, widths, blocks, strict=True)
         )
         self.lateral = nn.ModuleList(
-            nn.Conv2d(deep, shallow, 1) for shallow, deep in zip(widths[2:4], widths[3:5], strict=True)
+            nn.Conv2d(deep, shallow, 1) for shallow, deep in pairwise(widths[2:5])
         )
         self.merge = nn.ModuleList(_Residual(width) for width in widths[2:4])
         self.to_tokens = nn.Conv2d(widths[2], embed_dim, 1)
