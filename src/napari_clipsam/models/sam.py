@@ -37,11 +37,13 @@ __all__ = [
     "Decoded",
     "Sam",
     "SamConfig",
+    "build_decoder",
     "decode",
     "default_split",
     "embed_masks",
     "embed_points",
     "normalise_pixels",
+    "resize_positions",
 ]
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)
@@ -344,23 +346,22 @@ def decode(
 
 
 def resize_positions(state: dict[str, Tensor], config: SamConfig) -> dict[str, Tensor]:
-    """Fit the absolute positions of a checkpoint to another input size (bilinear)."""
+    """Fit the positions of a checkpoint to another input size, by linear interpolation.
+
+    Absolute positions (a pyramid stem has none) and the relative ones of global blocks depend on
+    the size; windows keep theirs.
+    """
+    state, grid = dict(state), config.grid
     key = "image_encoder.pos_embed"
-    if key not in state or state[key].shape[1] == config.grid:
-        return state
-    resized = F.interpolate(
-        state[key].permute(0, 3, 1, 2).float(),
-        size=(config.grid, config.grid),
-        mode="bilinear",
-        align_corners=False,
-    )
-    state = {**state, key: resized.permute(0, 2, 3, 1)}
+    if key in state and state[key].shape[1:3] != (grid, grid):
+        table = state[key].float().permute(0, 3, 1, 2)
+        table = F.interpolate(table, size=(grid, grid), mode="bilinear", align_corners=False)
+        state[key] = table.permute(0, 2, 3, 1).contiguous()
     for i in config.global_attn_indexes:
-        for axis in ("h", "w"):
-            name = f"image_encoder.blocks.{i}.attn.rel_pos_{axis}"
-            table = state[name].float().T[None]
-            size = 2 * config.grid - 1
-            state[name] = F.interpolate(table, size=size, mode="linear")[0].T.contiguous()
+        for name in (f"image_encoder.blocks.{i}.attn.rel_pos_{axis}" for axis in "hw"):
+            if state[name].shape[0] != 2 * grid - 1:
+                table = state[name].float().T[None]
+                state[name] = F.interpolate(table, size=2 * grid - 1, mode="linear")[0].T
     return state
 
 
