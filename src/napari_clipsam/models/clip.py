@@ -1,15 +1,11 @@
-"""CLIP through open_clip: text features, and dense image features by CLIP surgery.
-
-Sections 1 and 2 of the method. Surgery runs a second path beside the last blocks of the vision
-tower: it attends from v to v, adds to its own residual stream, skips the MLP, and always starts
-from the original path's normalised stream. Nothing of the tower is replaced; its weights are read.
-"""
+"""CLIP through open_clip: text features, and dense image features by CLIP surgery."""
 
 from __future__ import annotations
 
 import re
+from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -17,13 +13,35 @@ from torch import nn
 
 from napari_clipsam.errors import ConfigError, WeightsError, WordError
 from napari_clipsam.models.identity import tensor_identity
+from napari_clipsam.models.reading import is_file, read_state
+from napari_clipsam.models.towers import (
+    AttentionTuning,
+    AttentionWeights,
+    attention_weights,
+    check_vision_config,
+    fit_input_size,
+    is_open_clip_vit,
+    patch_size,
+    plain_dense,
+    surgery,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from torch import Tensor
 
-__all__ = ["AttentionTuning", "AttentionWeights", "Clip", "ClipConfig", "load_open_clip", "templates"]
+__all__ = [
+    "AttentionTuning",
+    "AttentionWeights",
+    "Clip",
+    "ClipConfig",
+    "build_clip",
+    "load_open_clip",
+    "redundant_feature",
+    "split_words",
+    "templates",
+]
 
 _SCENE_TEMPLATES = (
     "there is a {} in the scene.",
@@ -40,8 +58,8 @@ class ClipConfig:
 
     Attributes
     ----------
-    architecture : dict
-        ``embed_dim``, ``vision_cfg``, ``text_cfg`` and ``quick_gelu`` as in open_clip's files.
+    architecture : mapping
+        ``embed_dim``, ``vision_cfg``, ``text_cfg``, ``quick_gelu``, ... as in open_clip's files.
     input_size : int
         Side of the square the vision tower sees, pixels; any multiple of its patch size.
     surgery_blocks : int
@@ -62,23 +80,6 @@ class ClipConfig:
     synonyms: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
-class AttentionWeights(NamedTuple):
-    """Weights of one vision attention layer, packed as torch packs them."""
-
-    in_weight: Tensor
-    in_bias: Tensor
-    out_weight: Tensor
-    out_bias: Tensor
-
-
-class AttentionTuning(Protocol):
-    """Replaces the attention weights of vision blocks, e.g. by a low-rank update."""
-
-    def weights(self, block: int, frozen: AttentionWeights) -> AttentionWeights:
-        """Weights to use in vision block `block`."""
-        ...
-
-
 class Clip(nn.Module):
     """A CLIP with the two outputs the method needs.
 
@@ -89,23 +90,31 @@ class Clip(nn.Module):
     config : ClipConfig
     tokenizer : callable, optional
         Texts to token ids (n, context); open_clip's own when not given.
+
+    Raises
+    ------
+    WeightsError
+        The vision tower gives no dense features.
+    ConfigError
+        The input size does not fit the tower.
     """
 
     def __init__(self, model: nn.Module, config: ClipConfig, tokenizer: Any | None = None) -> None:
         super().__init__()
-        self.model = model.eval()
+        self.model: Any = model.eval()
         self.config = config
         self._tokenizer = tokenizer
         self._redundant: Tensor | None = None
         self._identity: str | None = None
-        patch = _patch_size(model.visual)
-        if config.input_size % patch:
+        patch = patch_size(self.model.visual)
+        if config.input_size < patch or config.input_size % patch:
             raise ConfigError(
-                f"CLIP's input size {config.input_size} is not a multiple of its patch size {patch}."
-                f" Choose {config.input_size // patch * patch}."
+                f"CLIP's input size {config.input_size} is not a multiple of its patch size "
+                f"{patch}. Choose {max(1, config.input_size // patch) * patch}."
             )
+        fit_input_size(self.model.visual, config.input_size)
         self.grid = config.input_size // patch
-        self.dim = int(model.visual.output_dim)
+        self.dim = int(config.architecture["embed_dim"])
 
     @property
     def identity(self) -> str:
@@ -115,7 +124,7 @@ class Clip(nn.Module):
         return self._identity
 
     def dense(self, pixels: Tensor, tuning: AttentionTuning | None = None) -> Tensor:
-        """Dense image features V by CLIP surgery.
+        """Dense image features V by CLIP surgery; plain ones of a tower that is not open_clip's.
 
         Parameters
         ----------
@@ -134,15 +143,9 @@ class Clip(nn.Module):
             pixels = F.interpolate(
                 pixels, size=(size, size), mode="bilinear", align_corners=False, antialias=True
             )
-        if not _has_open_clip_tower(self.model.visual):
-            return self._plain_dense(pixels)
-        return _surgery(self.model.visual, pixels, self.config.surgery_blocks, tuning)
-
-    def _plain_dense(self, pixels: Tensor) -> Tensor:
-        """Tokens of a timm tower, projected; no second path exists for it."""
-        tokens = self.model.visual.trunk.forward_features(pixels)
-        tokens = self.model.visual.head(self.model.visual.trunk.norm(tokens))
-        return tokens[:, : 1 + self.grid**2]
+        if not is_open_clip_vit(self.model.visual):
+            return plain_dense(self.model.visual, pixels)
+        return surgery(self.model.visual, pixels, self.config.surgery_blocks, tuning)
 
     def encode_ids(self, ids: Tensor) -> Tensor:
         """Text features (n, dim) of token ids (n, context), not normalised."""
@@ -150,8 +153,7 @@ class Clip(nn.Module):
 
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """Text features (n, dim) of phrases, not normalised."""
-        device = next(self.model.parameters()).device
-        return self.encode_ids(self.tokenize(texts).to(device))
+        return self.encode_ids(self.tokenize(texts).to(self._device))
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Token ids (n, context) of phrases."""
@@ -176,9 +178,11 @@ class Clip(nn.Module):
     def redundant(self) -> Tensor:
         """The feature r (dim,) that all words share, unit length; computed once."""
         if self._redundant is None:
-            features = self.encode_texts([t.format("") for t in templates()])
-            self._redundant = redundant_feature(features)
-        return self._redundant
+            # It outlives this call, so it must not belong to the graph or the mode of the caller.
+            with torch.inference_mode(False), torch.no_grad():
+                features = self.encode_texts([t.format("") for t in templates()])
+                self._redundant = redundant_feature(features)
+        return self._redundant.to(self._device)
 
     def unknown_words(self, text: str) -> list[str]:
         """Words of a text that a closed vocabulary has never seen; empty for an open one."""
@@ -187,10 +191,13 @@ class Clip(nn.Module):
         return [w for w in split_words(text) if w not in self.config.words]
 
     def vision_attention(self) -> list[AttentionWeights]:
-        """Frozen attention weights of every vision block, first to last."""
-        if not _has_open_clip_tower(self.model.visual):
-            return []
-        return [_weights_of(block.attn) for block in self.model.visual.transformer.resblocks]
+        """Frozen attention weights of every vision block, first to last; empty for timm's."""
+        return attention_weights(self.model.visual)
+
+    @property
+    def _device(self) -> torch.device:
+        device: torch.device = next(self.model.parameters()).device
+        return device
 
 
 def templates() -> list[str]:
@@ -212,36 +219,28 @@ def split_words(text: str) -> list[str]:
 
 def build_clip(config: ClipConfig, tokenizer: Any | None = None) -> Clip:
     """An untrained CLIP of the configured architecture."""
-    from open_clip import CLIP
-
-    architecture = dict(config.architecture)
-    model = CLIP(
-        embed_dim=architecture["embed_dim"],
-        vision_cfg=dict(architecture["vision_cfg"]),
-        text_cfg=dict(architecture["text_cfg"]),
-        quick_gelu=bool(architecture.get("quick_gelu", False)),
-    )
-    return Clip(model, config, tokenizer)
+    return Clip(_build_model(config.architecture), config, tokenizer)
 
 
 def load_open_clip(architecture: str, pretrained: str, input_size: int = 512) -> Clip:
-    """Any model open_clip knows, by architecture and tag or local file.
+    """Any ViT open_clip knows, by architecture and tag or local file.
 
     Parameters
     ----------
     architecture : str
-        open_clip's name, e.g. ``ViT-B-16``.
+        open_clip's name, e.g. ``ViT-B-16``; one with ``-quickgelu`` for a file of OpenAI's weights.
     pretrained : str
         A tag such as ``openai``, or the path of a file with a state dict.
+    input_size : int
+        Side of the square its vision tower is to see, pixels.
 
     Raises
     ------
     WeightsError
-        The architecture or tag is not known, or the weights cannot be had.
+        The architecture or tag is not known, the weights cannot be had or do not fit, or the vision
+        tower gives no dense features.
     """
     import open_clip
-
-    from napari_clipsam.models.weights import is_file, read_state
 
     if architecture not in open_clip.list_models():
         raise WeightsError(
@@ -255,112 +254,70 @@ def load_open_clip(architecture: str, pretrained: str, input_size: int = 512) ->
             f"open_clip has no weights '{pretrained}' for {architecture}. "
             f"Give the path of a file or one of: {', '.join(tags) or 'none'}."
         )
-    # OpenAI's own weights were trained with QuickGELU; open_clip only warns about it.
-    quick = pretrained == "openai" or "quickgelu" in architecture
+    description = open_clip.get_model_config(architecture)
+    source = {} if local else open_clip.get_pretrained_cfg(architecture, pretrained)
+    # Which activation the weights were trained with, only their tag knows.
+    description["quick_gelu"] = bool(description.get("quick_gelu") or source.get("quick_gelu"))
+    check_vision_config(architecture, description["vision_cfg"])
     try:
-        model = open_clip.create_model(
-            architecture, pretrained=None if local else pretrained, force_quick_gelu=quick
-        )
-    except (OSError, RuntimeError, ValueError) as error:
+        # Initial values are overwritten; the draws of others must not change by them.
+        with torch.random.fork_rng(devices=[]):
+            model = _build_model(description)
+        tokenizer = open_clip.get_tokenizer(architecture)
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
         raise WeightsError(
-            f"The weights '{pretrained}' for {architecture} could not be fetched ({error}). "
-            "Check the connection, or download the file elsewhere and give its path."
+            f"{architecture} cannot be built here ({error}). Choose another, e.g. ViT-B-16."
         ) from error
+    patch_size(model.visual)
     if local:
         _load_strictly(model, read_state(pretrained), pretrained)
-    description = open_clip.get_model_config(architecture)
-    config = ClipConfig({**description, "quick_gelu": quick}, input_size)
-    return Clip(model, config, open_clip.get_tokenizer(architecture))
+    else:
+        _fetch_into(model, source, f"'{pretrained}' for {architecture}")
+    return Clip(model, ClipConfig(description, input_size), tokenizer)
+
+
+def _build_model(architecture: Mapping[str, Any]) -> Any:
+    """An open_clip model with initial weights; nothing is fetched."""
+    from open_clip import CLIP, CustomTextCLIP
+
+    description = deepcopy(dict(architecture))
+    vision, text = description["vision_cfg"], description["text_cfg"]
+    custom = description.pop("custom_text", False) or "hf_model_name" in text
+    if "timm_model_name" in vision:
+        vision["timm_model_pretrained"] = False
+    if "hf_model_name" in text:
+        text["hf_model_pretrained"] = False
+    return (CustomTextCLIP if custom else CLIP)(**description)
+
+
+def _fetch_into(model: Any, source: Mapping[str, Any], what: str) -> None:
+    """Download the weights of a tag, or take them from open_clip's cache, and load them."""
+    import open_clip
+
+    try:
+        file = open_clip.download_pretrained(dict(source))
+        open_clip.load_checkpoint(model, file)
+    # A failed download surfaces as whatever the network library of the day raises.
+    except Exception as error:
+        raise WeightsError(
+            f"The weights {what} could not be fetched ({error}). "
+            "Check the connection, or download the file elsewhere and give its path."
+        ) from error
+
+
+#: What OpenAI's files hold beside tensors of the model.
+_BOOKKEEPING = ("input_resolution", "context_length", "vocab_size")
 
 
 def _load_strictly(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     try:
-        model.load_state_dict(dict(state))
+        model.load_state_dict({n: value for n, value in state.items() if n not in _BOOKKEEPING})
     except RuntimeError as error:
         reason = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
         raise WeightsError(
             f"{source} does not hold weights of this CLIP architecture ({reason}). "
             "Choose the architecture the file was made for."
         ) from error
-
-
-def _surgery(
-    visual: Any, pixels: Tensor, surgery_blocks: int, tuning: AttentionTuning | None
-) -> Tensor:
-    """Dense tokens of open_clip's VisionTransformer with the v-v path."""
-    x = visual.conv1(pixels)
-    grid = x.shape[-2:]
-    x = x.flatten(2).transpose(1, 2)
-    cls = visual.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1)
-    x = torch.cat([cls, x], dim=1) + _positions(visual.positional_embedding, grid).to(x.dtype)
-    x = visual.ln_pre(x)
-    blocks = visual.transformer.resblocks
-    first = len(blocks) - surgery_blocks
-    surgical = x
-    for i, block in enumerate(blocks):
-        weights = _weights_of(block.attn)
-        if tuning is not None:
-            weights = tuning.weights(i, weights)
-        if i == first:
-            surgical = x
-        q, k, v = _project(block.ln_1(x), weights, block.attn.num_heads)
-        if i >= first:
-            surgical = surgical + block.ls_1(_attend(v, v, v, weights))
-        x = x + block.ls_1(_attend(q, k, v, weights))
-        if i + 1 < len(blocks) or surgery_blocks == 0:
-            x = x + block.ls_2(block.mlp(block.ln_2(x)))
-        else:
-            # Of the last block's original path only the CLS token is used.
-            x = x[:, :1]
-            x = x + block.ls_2(block.mlp(block.ln_2(x)))
-    tokens = x if surgery_blocks == 0 else torch.cat([x[:, :1], surgical[:, 1:]], dim=1)
-    return visual.ln_post(tokens) @ visual.proj
-
-
-def _positions(table: Tensor, grid: torch.Size) -> Tensor:
-    """Positions (1 + h * w, width): the patch part resized bilinearly to the grid."""
-    side = round((table.shape[0] - 1) ** 0.5)
-    if (side, side) == tuple(grid):
-        return table
-    patches = table[1:].reshape(1, side, side, -1).permute(0, 3, 1, 2)
-    patches = F.interpolate(patches, size=tuple(grid), mode="bilinear", align_corners=False)
-    return torch.cat([table[:1], patches[0].flatten(1).T])
-
-
-def _weights_of(attn: nn.MultiheadAttention) -> AttentionWeights:
-    return AttentionWeights(
-        attn.in_proj_weight, attn.in_proj_bias, attn.out_proj.weight, attn.out_proj.bias
-    )
-
-
-def _project(x: Tensor, weights: AttentionWeights, heads: int) -> tuple[Tensor, Tensor, Tensor]:
-    b, n, c = x.shape
-    packed = F.linear(x, weights.in_weight, weights.in_bias)
-    q, k, v = packed.reshape(b, n, 3, heads, c // heads).permute(2, 0, 3, 1, 4).unbind(0)
-    return q, k, v
-
-
-def _attend(q: Tensor, k: Tensor, v: Tensor, weights: AttentionWeights) -> Tensor:
-    out = F.scaled_dot_product_attention(q, k, v)
-    return F.linear(out.transpose(1, 2).flatten(2), weights.out_weight, weights.out_bias)
-
-
-def _has_open_clip_tower(visual: nn.Module) -> bool:
-    return hasattr(visual, "transformer") and hasattr(visual, "class_embedding")
-
-
-def _patch_size(visual: nn.Module) -> int:
-    """Patch size of a tower, or a refusal where it has no patches."""
-    if _has_open_clip_tower(visual):
-        return int(visual.conv1.kernel_size[0])
-    trunk = getattr(visual, "trunk", None)
-    patch = getattr(getattr(trunk, "patch_embed", None), "patch_size", None)
-    if patch is None or not hasattr(trunk, "forward_features"):
-        raise WeightsError(
-            "This CLIP's vision tower has no patch tokens (a convolutional network?), so it gives "
-            "no dense features. Choose a ViT, e.g. ViT-B-16."
-        )
-    return int(patch[0])
 
 
 class _CutTokenizer:
