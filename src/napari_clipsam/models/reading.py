@@ -17,9 +17,10 @@ from napari_clipsam.errors import WeightsError
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["is_file", "read_header", "read_state"]
+__all__ = ["SUFFIXES", "is_file", "kind_of", "read_header", "read_state"]
 
-_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth", ".safetensors")
+#: Endings by which a name is taken for a file's.
+SUFFIXES = (".bin", ".ckpt", ".pt", ".pth", ".safetensors")
 #: Names that weights are nested under, the most telling first.
 _NESTS = ("model_state_dict", "model_state", "state_dict", "model", "sam", "net", "module")
 #: What wrappers put before every name: data parallel and compiled models.
@@ -28,7 +29,7 @@ _WRAPPERS = ("module.", "_orig_mod.")
 
 def is_file(name: str) -> bool:
     """Tell whether a name means a file: it is one, or is written like the path of one."""
-    looks = "/" in name or "\\" in name or Path(name).suffix.lower() in _SUFFIXES
+    looks = "/" in name or "\\" in name or Path(name).suffix.lower() in SUFFIXES
     return looks or Path(name).is_file()
 
 
@@ -56,14 +57,20 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
 
 def read_header(path: str | Path) -> dict[str, str]:
     """Metadata of a safetensors file; empty for any other."""
-    if _kind_of(Path(path)) != "safetensors":
+    if kind_of(Path(path)) != "safetensors":
         return {}
     with _opened(Path(path)) as file:
         return dict(file.metadata() or {})
 
 
-def _kind_of(path: Path) -> str:
-    """How a file begins: safetensors or torch; anything else is refused."""
+def kind_of(path: Path) -> str:
+    """Tell by a file's first bytes whether it is ``safetensors`` or what ``torch`` writes.
+
+    Raises
+    ------
+    WeightsError
+        It is neither, empty, a folder, or not there.
+    """
     if path.is_dir():
         raise WeightsError(f"{path} is a folder. Give the weights file in it.")
     try:
@@ -96,7 +103,7 @@ def _opened(path: Path) -> Any:
 
 
 def _tensors_of(path: Path) -> dict[str, Tensor]:
-    if _kind_of(path) == "safetensors":
+    if kind_of(path) == "safetensors":
         with _opened(path) as file:
             # Copied: a mapped file could not be replaced on Windows while the model lives.
             return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118

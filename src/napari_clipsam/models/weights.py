@@ -6,7 +6,11 @@ recognised by its tensors, never by its name.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -15,18 +19,26 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import save_file
 
-from napari_clipsam.errors import ConfigError, WeightsError
-from napari_clipsam.models.reading import is_file, read_header, read_state
+from napari_clipsam.errors import ConfigError, OutputError, WeightsError
+from napari_clipsam.models.reading import SUFFIXES, is_file, kind_of, read_header, read_state
+from napari_clipsam.models.recognition import (
+    ADVICE,
+    architecture_of,
+    sam_config_of,
+    sam_state,
+)
+from napari_clipsam.models.sam import Sam, SamConfig, resize_positions
 from napari_clipsam.outputs import replacing
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from napari_clipsam.models.clip import Clip, ClipConfig
-    from napari_clipsam.models.sam import Sam, SamConfig
 
 __all__ = [
     "architecture_of",
+    "check_model_name",
+    "import_model",
     "is_file",
     "load_clip",
     "load_sam",
@@ -35,103 +47,13 @@ __all__ = [
     "sam_state",
     "save_clip",
     "save_sam",
+    "sha256_of",
+    "user_folder",
 ]
 
-_ANCHOR = "prompt_encoder.no_mask_embed.weight"
-_PARTS = ("image_encoder.", "prompt_encoder.", "mask_decoder.")
-_ESSENTIAL = (
-    "image_encoder.blocks.0.attn.qkv.weight",
-    "image_encoder.blocks.0.attn.rel_pos_h",
-    "image_encoder.neck.0.weight",
-    "prompt_encoder.mask_downscaling.3.weight",
-    _ANCHOR,
-    "mask_decoder.transformer.layers.0.mlp.lin1.weight",
-    "mask_decoder.iou_prediction_head.layers.0.weight",
-)
-_WANTED = "a file of SAM weights as Meta, MedSAM or micro-sam publish them (.pth, .safetensors)"
-
-
-def sam_state(state: Mapping[str, Tensor], source: str = "The file") -> dict[str, Tensor]:
-    """Bring the tensors of a SAM checkpoint to `segment_anything`'s names.
-
-    Parameters
-    ----------
-    state : mapping of str to Tensor
-        As `read_state` returns it. A prefix before SAM's names (``sam.``, ``model.``, ...) is found
-        and removed; other tensors, such as a second decoder, are left out.
-    source : str
-        Starts the error message.
-
-    Raises
-    ------
-    WeightsError
-        A tensor no SAM is without is missing.
-    """
-    anchors = [name for name in state if name.endswith(_ANCHOR)]
-    prefix = min(anchors, key=len)[: -len(_ANCHOR)] if anchors else _common_prefix(state)
-    named = {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)}
-    named = {name: value for name, value in named.items() if name.startswith(_PARTS)}
-    missing = [name for name in _ESSENTIAL if name not in named]
-    if missing:
-        rest = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise WeightsError(
-            f"{source} holds no complete SAM: {missing[0]}{rest} is missing. Choose {_WANTED}."
-        )
-    return named
-
-
-def sam_config_of(state: Mapping[str, Tensor]) -> SamConfig:
-    """Recognise the shape of a SAM by its tensors.
-
-    What no tensor shows is assumed: 8 heads in the mask decoder, an input of 512 pixels for a
-    pyramid stem without global attention, and windows of 14 tokens where no block has windows.
-
-    Parameters
-    ----------
-    state : mapping of str to Tensor
-        As `sam_state` returns it.
-    """
-    from napari_clipsam.models.sam import SamConfig
-
-    encoder = _below(state, "image_encoder.")
-    embed_dim = encoder["neck.0.weight"].shape[1]
-    depth = 1 + max(int(n.split(".")[1]) for n in encoder if n.startswith("blocks."))
-    tables = [encoder[f"blocks.{i}.attn.rel_pos_h"] for i in range(depth)]
-    sides = [(table.shape[0] + 1) // 2 for table in tables]
-    stem = _stem_of(encoder)
-    patch = 8 if stem[0] else encoder["patch_embed.proj.weight"].shape[-1]
-    if "pos_embed" in encoder:
-        grid = encoder["pos_embed"].shape[1]
-    else:
-        grid = max(sides) if len(set(sides)) > 1 else 512 // patch
-    windows = [side for side in sides if side != grid]
-    decoder = _below(state, "mask_decoder.")
-    return SamConfig(
-        embed_dim=embed_dim,
-        depth=depth,
-        num_heads=embed_dim // tables[0].shape[1],
-        global_attn_indexes=tuple(i for i, side in enumerate(sides) if side == grid),
-        input_size=grid * patch,
-        patch_size=patch,
-        window_size=windows[0] if windows else 14,
-        out_chans=encoder["neck.0.weight"].shape[0],
-        decoder_mlp_dim=decoder["transformer.layers.0.mlp.lin1.weight"].shape[0],
-        decoder_heads=8,
-        iou_hidden_dim=decoder["iou_prediction_head.layers.0.weight"].shape[0],
-        mask_in_chans=state["prompt_encoder.mask_downscaling.3.weight"].shape[0],
-        stem_widths=stem[0],
-        stem_blocks=stem[1],
-    )
-
-
-def architecture_of(config: SamConfig) -> str:
-    """Name of a SAM's shape whatever its input size: vit_b, vit_l, vit_h or custom."""
-    from napari_clipsam.models.sam import SAM_CONFIGS
-
-    for name, known in SAM_CONFIGS.items():
-        if replace(config, input_size=known.input_size) == known:
-            return name
-    return "custom"
+#: What building a network from a damaged configuration may fail with.
+_UNBUILDABLE = (AssertionError, KeyError, RuntimeError, TypeError, ValueError, ZeroDivisionError)
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
 def load_sam(path: str | Path, input_size: int | None = None) -> Sam:
@@ -157,8 +79,6 @@ def load_sam(path: str | Path, input_size: int | None = None) -> Sam:
     ConfigError
         The input size does not fit the model.
     """
-    from napari_clipsam.models.sam import Sam, resize_positions
-
     path = Path(path)
     state = sam_state(read_state(path), str(path))
     config = _sam_config_in(path) or _recognised(state, path)
@@ -169,9 +89,9 @@ def load_sam(path: str | Path, input_size: int | None = None) -> Sam:
         # Without storage: the initial values would only be thrown away.
         with torch.device("meta"):
             sam = Sam(config)
-    except AssertionError as error:
+    except _UNBUILDABLE as error:
         raise WeightsError(
-            f"{path} describes a SAM that cannot be built ({config}). Choose {_WANTED}."
+            f"{path} describes a SAM that cannot be built ({config}). {ADVICE}"
         ) from error
     _load_strictly(sam, state, path)
     return sam
@@ -207,8 +127,13 @@ def load_clip(path: str | Path) -> Clip:
     state = read_state(path)
     config = _clip_config_in(path)
     # Building draws random numbers that loading overwrites; nobody else's draws may change by it.
-    with torch.random.fork_rng(devices=[]):
-        clip = build_clip(config)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            clip = build_clip(config)
+    except _UNBUILDABLE as error:
+        raise WeightsError(
+            f"{path} describes a CLIP that cannot be built ({error}). Download or copy it again."
+        ) from error
     _load_strictly(clip.model, state, path)
     return clip
 
@@ -240,43 +165,108 @@ def save_clip(clip: Clip, path: str | Path, half: bool = True) -> None:
     _save(clip.model.state_dict(), header, path, half)
 
 
-def _common_prefix(state: Mapping[str, Tensor]) -> str:
-    """What stands before SAM's names in a file without prompt encoder, for the error message."""
-    for name in state:
-        for part in _PARTS:
-            if part in name:
-                return name[: name.index(part)]
-    return ""
+def user_folder() -> Path:
+    """Folder for what this package keeps of a user; NAPARI_CLIPSAM_HOME names another place."""
+    home = os.environ.get("NAPARI_CLIPSAM_HOME")
+    if home:
+        return Path(home).expanduser()
+    import pooch
+
+    return Path(pooch.os_cache("napari-clipsam"))
 
 
-def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {n.removeprefix(prefix): value for n, value in state.items() if n.startswith(prefix)}
+def sha256_of(path: str | Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _stem_of(encoder: Mapping[str, Tensor]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Widths and residual blocks of a pyramid stem; empty for SAM's patch embedding."""
-    widths: list[int] = []
-    blocks: list[int] = []
-    while (name := f"patch_embed.down.{len(widths)}.0.weight") in encoder:
-        stage = name.removesuffix("0.weight")
-        widths.append(encoder[name].shape[0])
-        blocks.append(sum(n.startswith(stage) and n.endswith("norm1.weight") for n in encoder))
-    return tuple(widths), tuple(blocks)
+def import_model(name: str, path: str | Path, folder: str | Path, sha256: str = "") -> Path:
+    """Copy a SAM's file to a folder under a name, after it was seen to load.
+
+    Beside it goes ``NAME.json`` with ``file``, ``sha256``, ``bytes``, ``architecture`` and the
+    ``source`` file's name; a model without it does not count as imported.
+
+    Parameters
+    ----------
+    name : str
+        Letters, digits, ``_``, ``-`` and ``.``; not written like a file's name.
+    path : str or Path
+        Any file `load_sam` reads.
+    folder : str or Path
+        Made where it is missing.
+    sha256 : str
+        What the file's SHA-256 has to begin with.
+
+    Returns
+    -------
+    Path
+        The copy.
+
+    Raises
+    ------
+    WeightsError
+        The name cannot be used or is taken, or the file is no SAM or another one than expected.
+    OutputError
+        The folder cannot be written to.
+    """
+    path, folder = Path(path), Path(folder)
+    check_model_name(name)
+    record = folder / f"{name}.json"
+    if record.exists():
+        raise WeightsError(f"There is a model '{name}' already. Choose another name.")
+    architecture = architecture_of(load_sam(path).config)
+    found = sha256_of(path)
+    if not found.startswith(sha256):
+        raise WeightsError(
+            f"{path} is not the file known as '{name}': its SHA-256 begins with "
+            f"{found[: max(6, len(sha256))]}, not {sha256}. Import it under a name of its own."
+        )
+    target = folder / (name + (".safetensors" if kind_of(path) == "safetensors" else ".pth"))
+    described = {
+        "file": target.name,
+        "sha256": found,
+        "bytes": path.stat().st_size,
+        "architecture": architecture,
+        "source": path.name,
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"The folder {folder} cannot be made ({error.strerror}). Set NAPARI_CLIPSAM_HOME to "
+            "one that can."
+        ) from error
+    with replacing(target, overwrite=True) as part:
+        shutil.copyfile(path, part)
+    with replacing(record, overwrite=True) as part:
+        part.write_text(json.dumps(described, indent=1))
+    return target
+
+
+def check_model_name(name: str) -> None:
+    """Refuse a name that could not be told from a file, or could not be a file's.
+
+    Raises
+    ------
+    WeightsError
+    """
+    if not _NAME.fullmatch(name) or name.lower().endswith(SUFFIXES):
+        raise WeightsError(
+            f"'{name}' cannot be a model's name. Use letters, digits, _, - and dots, without the "
+            "ending of a file, e.g. my-nuclei."
+        )
 
 
 def _recognised(state: Mapping[str, Tensor], path: Path) -> SamConfig:
     try:
         return sam_config_of(state)
     except (KeyError, IndexError, ValueError, ZeroDivisionError, ConfigError) as error:
-        raise WeightsError(
-            f"{path} holds a SAM of an unknown make ({error}). Choose {_WANTED}."
-        ) from error
+        raise WeightsError(f"{path} holds a SAM of an unknown make ({error}). {ADVICE}") from error
 
 
 def _sam_config_in(path: Path) -> SamConfig | None:
     """Configuration in a file's header, if it has one."""
-    from napari_clipsam.models.sam import SamConfig
-
     return _config_in(path, "sam_config", SamConfig)
 
 
