@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,12 +14,16 @@ from torch import Tensor
 from napari_clipsam.geometry import Frame, whole_plane
 from napari_clipsam.models.clip import Clip
 from napari_clipsam.models.sam import Sam, decode, embed_masks, embed_points, normalise_pixels
-from napari_clipsam.semantics import text_vector
-from napari_clipsam.training.metrics import innermost_pixel, tight_box
+from napari_clipsam.semantics import cosine_statistics, make_signals, text_vector
+from napari_clipsam.training.metrics import dice, innermost_pixel, tight_box
 from starter import phrases
 from starter.data import Sample, load_split
 
-__all__ = ["model_pixels", "prompt_scores", "to_data", "validation_samples", "word_scores"]
+if TYPE_CHECKING:
+    from napari_clipsam.adapters.inject import Adapter
+    from starter.stage_adapter import Frozen
+
+__all__ = ["concept_scores", "model_pixels", "prompt_scores", "to_data", "validation_samples", "word_scores"]
 
 _OBJECTS = 30
 
@@ -117,4 +122,41 @@ def word_scores(clip: Clip, options: argparse.Namespace) -> dict[str, float]:
     return {
         "map dice": float(np.mean(overlaps)),
         "presence auroc": float((order > 0).mean() + 0.5 * (order == 0).mean()),
+    }
+
+
+@torch.inference_mode()
+def concept_scores(adapter: Adapter, frozen: Frozen, options: argparse.Namespace) -> dict[str, float]:
+    """Dice of concept masks from text alone by modality, and how presence tells absent words."""
+    from starter.stage_adapter import decode_concept
+
+    sam, clip = frozen.sam, frozen.clip
+    size, redundant = sam.config.input_size, clip.redundant()
+    scores: dict[str, list[float]] = {}
+    present, absent = [], []
+    generator = torch.Generator(options.device).manual_seed(0)
+    cell = size // clip.grid
+    for sample in validation_samples(options.data):
+        pixels, frame = model_pixels(sample.image, size, options.device)
+        h, w = frame.resized
+        valid = torch.zeros(1, clip.grid, clip.grid, dtype=torch.bool, device=options.device)
+        valid[:, : -(-h // cell), : -(-w // cell)] = True
+        resized = torch.tensor([[h, w]], device=options.device)
+        tokens, dense = sam.trunk(pixels, adapter.split), clip.dense(pixels)
+        names = [*sample.concepts, *phrases.absent_concepts(list(sample.kinds), sample.unlabelled)]
+        for name in names:
+            text = text_vector(frozen.concepts[name], redundant)[None]
+            signals = make_signals(dense, text, adapter.config.normalisation, valid.flatten(1))
+            embedding = sam.head(tokens, adapter.split, adapter.condition(signals))
+            decoded = decode_concept(adapter, embedding, signals, resized, generator)
+            logit = adapter.presence_logits(decoded.iou_token, cosine_statistics(signals))
+            (present if name in sample.concepts else absent).append(float(logit))
+            if name in sample.concepts:
+                found = to_data(decoded.logits[:, 0], frame, size)[0]
+                value = dice(found, sample.concepts[name] > 0)
+                scores.setdefault("dice", []).append(value)
+                scores.setdefault(f"dice {sample.modality.split()[0]}", []).append(value)
+    order = np.array(present)[:, None] - np.array(absent)[None]
+    return {k: float(np.mean(v)) for k, v in sorted(scores.items())} | {
+        "presence auroc": float((order > 0).mean() + 0.5 * (order == 0).mean())
     }

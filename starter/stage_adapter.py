@@ -1,0 +1,242 @@
+"""Stage 3: the adapter that ships, on the frozen networks of stages 1 and 2.
+
+``python -m starter.stage_adapter --data ../shared/data --out starter_run --base starter_run``
+
+Every (crop, text) pair sees the prompts the product will make (`semantics.concept_prompts`):
+concept masks from text alone, objects of that concept from clicks and boxes under the same text,
+absent texts for presence. Two-concept crops ask for both, so that only the word tells them apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from napari_clipsam.adapters.inject import Adapter, build_adapter
+from napari_clipsam.models.clip import Clip
+from napari_clipsam.models.sam import Decoded, Sam, decode, embed_masks, embed_points
+from napari_clipsam.models.weights import load_clip, load_sam
+from napari_clipsam.semantics import (
+    Signals,
+    concept_prompts,
+    cosine_statistics,
+    make_signals,
+    text_vector,
+)
+from napari_clipsam.training.losses import mask_loss, soft_iou
+from starter import config, phrases
+from starter.batches import Batch, BatchMaker, Objects, prefetch
+from starter.loop import Run, arguments, autocast, training_store
+from starter.stage_sam import correction_rounds
+from starter.validate import concept_scores
+
+__all__ = ["Pairs", "main"]
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """P (crop, text) pairs of a batch.
+
+    Attributes
+    ----------
+    texts : list of str
+    plain : list of str or None
+        The canonical concept where the bare word is asked, so that its synonyms are averaged.
+    crop : Tensor of int64, shape (P,)
+    row : Tensor of int64, shape (P,)
+        Label map of the concept, -1 where the text names nothing in the crop.
+    """
+
+    texts: list[str]
+    plain: list[str | None]
+    crop: Tensor
+    row: Tensor
+
+
+def draw_pairs(batch: Batch, rng: np.random.Generator) -> Pairs:
+    """Two texts of every crop: one that is there, and another concept or an absent text."""
+    shown = (batch.labels > 0).flatten(1).sum(dim=1).cpu().numpy() > 60
+    texts: list[str] = []
+    plain: list[str | None] = []
+    crops: list[int] = []
+    rows: list[int] = []
+    for crop, sample in enumerate(batch.samples):
+        there = [r for r, (c, _) in enumerate(batch.rows) if c == crop and shown[r]]
+        chosen = list(rng.permutation(there))[: 1 + int(rng.random() < 0.6)]
+        for r in chosen:
+            name = batch.rows[r][1]
+            bare = rng.random() < 0.4
+            texts.append(name if bare else phrases.phrase(name, rng, sample.modality))
+            plain.append(name if bare else None)
+        missing = 2 - len(chosen)
+        kinds = list(sample.kinds)
+        if missing:
+            texts += phrases.absent_phrases(
+                kinds, sample.unlabelled, rng, n=missing, modality=sample.modality
+            )
+            plain += [None] * missing
+        crops += [crop, crop]
+        rows += [*map(int, chosen), *[-1] * missing]
+    device = batch.pixels.device
+    return Pairs(texts, plain, torch.tensor(crops, device=device), torch.tensor(rows, device=device))
+
+
+class Frozen:
+    """The networks of the stages before, and what they say of a batch."""
+
+    def __init__(self, base: Path, device: str) -> None:
+        self.sam: Sam = load_sam(base / "sam.safetensors").to(device).requires_grad_(False)
+        self.clip: Clip = load_clip(base / "clip.safetensors").to(device).requires_grad_(False)
+        self.concepts = {
+            name: self.clip.concept(words[0]) for name, words in phrases.CONCEPTS.items()
+        }
+
+    @torch.no_grad()
+    def see(self, batch: Batch, pairs: Pairs, adapter: Adapter) -> tuple[Tensor, Signals, Tensor]:
+        """Trunk tokens and signals of the pairs, and the crops' heights and widths (P, 2)."""
+        with autocast(batch.pixels.device.type):
+            tokens = self.sam.trunk(batch.pixels, adapter.split)
+            dense = self.clip.dense(batch.pixels)
+            spoken = self.clip.encode_texts(pairs.texts)
+        concepts = [
+            self.concepts[name] if name else spoken[i].float()
+            for i, name in enumerate(pairs.plain)
+        ]
+        text = text_vector(torch.stack(concepts), self.clip.redundant())
+        cell = batch.valid.shape[-1] // self.clip.grid
+        valid = F.max_pool2d(batch.valid[:, None].float(), cell)[:, 0].flatten(1) > 0
+        resized = torch.stack([batch.valid.any(2).sum(1), batch.valid.any(1).sum(1)], dim=1)
+        signals = make_signals(
+            dense.float()[pairs.crop], text, adapter.config.normalisation, valid[pairs.crop]
+        )
+        return tokens[pairs.crop], signals, resized[pairs.crop]
+
+
+def decode_concept(
+    adapter: Adapter, embedding: Tensor, signals: Signals, resized: Tensor, generator: torch.Generator
+) -> Decoded:
+    """The concept mask of every pair, prompted as the product prompts it."""
+    settings, encoder = adapter.config, adapter.prompt_encoder
+    prompts = concept_prompts(
+        signals,
+        encoder.input_image_size[0],
+        encoder.mask_input_size[0],
+        settings.map_threshold,
+        settings.n_points,
+        generator,
+        resized,
+    )
+    n = len(embedding)
+    # As the product does: SAM pads the points of a prompt that has no box.
+    points = F.pad(prompts.points, (0, 0, 0, 1))
+    labels = F.pad(torch.ones(n, settings.n_points, device=embedding.device), (0, 1), value=-1.0)
+    sparse = embed_points(encoder, points, labels.long())
+    sparse = torch.cat([sparse, adapter.target_tokens("concept", n)], dim=1)
+    dense = embed_masks(encoder, prompts.mask, n)
+    pe = encoder.get_dense_pe()
+    return decode(adapter.mask_decoder, embedding, pe, sparse, dense, multimask=False)
+
+
+def concept_loss(decoded: Decoded, batch: Batch, pairs: Pairs) -> tuple[Tensor, Tensor]:
+    """Mask and quality loss of the pairs that are there, and their mean IoU."""
+    there = pairs.row >= 0
+    rows = pairs.row[there]
+    target = F.avg_pool2d((batch.labels[rows] > 0).float()[:, None], 2)[:, 0]
+    weight = (F.avg_pool2d(batch.weights[rows][:, None], 2)[:, 0] > 0.5).float()
+    logits = decoded.logits.float()[there, 0]
+    quality = soft_iou(logits, target, weight)
+    loss = mask_loss(logits, target, pixel_weight=weight).mean()
+    return loss + F.mse_loss(decoded.iou.float()[there, 0], quality), quality.mean()
+
+
+def presence_loss(logits: Tensor, pairs: Pairs) -> Tensor:
+    """Binary cross-entropy with present : absent = 1 : 1."""
+    there = (pairs.row >= 0).float()
+    values = F.binary_cross_entropy_with_logits(logits, there, reduction="none")
+    return sum((values * s).sum() / s.sum().clamp_min(1) for s in (there, 1 - there)) / 2
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Train, resume or finish stage 3."""
+    parser = arguments(__doc__.splitlines()[0], steps=4000)
+    parser.add_argument("--base", default="starter_run", help="folder of the frozen networks")
+    parser.add_argument("--objects", type=int, default=4, help="objects of a pair")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rate", type=float, default=1e-3)
+    options = parser.parse_args(argv)
+    torch.manual_seed(options.seed)
+    frozen = Frozen(Path(options.base), options.device)
+    adapter = build_adapter(config.ADAPTER, frozen.sam, frozen.clip, options.seed)
+    adapter = adapter.to(options.device).train()
+    groups = [
+        {"params": list(adapter.blocks.parameters()), "lr": options.rate, "weight_decay": 1e-3},
+        {"params": _others(adapter), "lr": options.rate / 4, "weight_decay": 1e-3},
+    ]
+    store = training_store(options)
+    run = Run("adapter", adapter, groups, options)
+    maker = BatchMaker(store, config.SAM.input_size, options.seed + 100 + run.step)
+    batches = prefetch(lambda: _draw(maker, options), options.device)
+    generator = torch.Generator(options.device).manual_seed(options.seed + run.step)
+    for step in run.steps():
+        _step(run, frozen, *next(batches), generator, 1 + step % options.rounds)
+        if (step + 1) % 1000 == 0:
+            run.report(concept_scores(run.average.model, frozen, options), "val")
+            run.save()
+    run.report(concept_scores(run.average.model, frozen, options), "val")
+
+
+def _others(adapter: Adapter) -> list[nn.Parameter]:
+    blocks = {id(p) for p in adapter.blocks.parameters()}
+    return [p for p in adapter.parameters() if id(p) not in blocks]
+
+
+def _draw(maker: BatchMaker, options: argparse.Namespace) -> tuple[Batch, Pairs, Objects]:
+    batch = maker.draw(options.batch)
+    pairs = draw_pairs(batch, maker.rng)
+    rows = [r for r in pairs.row.tolist() if r >= 0]
+    objects = maker.objects(batch, options.objects, rows)
+    # Objects are decoded against the embedding of their own pair.
+    pair_of = {r: p for p, r in enumerate(pairs.row.tolist())}
+    image = torch.tensor([pair_of[r] for r in objects.row.tolist()], device=batch.pixels.device)
+    return batch, pairs, Objects(objects.masks, objects.weights, objects.row, image.long())
+
+
+def _step(
+    run: Run,
+    frozen: Frozen,
+    batch: Batch,
+    pairs: Pairs,
+    objects: Objects,
+    generator: torch.Generator,
+    rounds: int,
+) -> None:
+    adapter = run.model
+    tokens, signals, resized = frozen.see(batch, pairs, adapter)
+    with autocast(batch.pixels.device.type):
+        embedding = frozen.sam.head(tokens, adapter.split, adapter.condition(signals))
+    leaf = embedding.detach().requires_grad_()
+    with autocast(batch.pixels.device.type):
+        decoded = decode_concept(adapter, leaf, signals, resized, generator)
+    mask_term, concept_iou = concept_loss(decoded, batch, pairs)
+    statistics = cosine_statistics(signals)
+    presence = adapter.presence_logits(decoded.iou_token.float(), statistics)
+    presence_term = presence_loss(presence, pairs)
+    (2 * mask_term + 0.5 * presence_term).backward()
+    loss, ious = correction_rounds(
+        adapter, leaf, objects, rounds, adapter.target_tokens("object", 1)
+    )
+    embedding.backward(leaf.grad)
+    run.update()
+    run.log(
+        concept=mask_term, concept_iou=concept_iou, presence=presence_term, object=loss, first=ious[0]
+    )
+
+
+if __name__ == "__main__":
+    main()
