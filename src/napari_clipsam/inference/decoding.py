@@ -1,0 +1,136 @@
+"""Prompts in data pixels to decoder outputs, for the base model or an adapter."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+
+from napari_clipsam.inference.devices import autocast
+from napari_clipsam.models.sam import Decoded, decode, embed_masks, embed_points
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from napari_clipsam.adapters.inject import Target
+    from napari_clipsam.geometry import Frame
+    from napari_clipsam.inference.encoding import PlaneEncoder
+
+__all__ = ["ObjectPrompt", "PromptDecoder"]
+
+_PADDING = -1
+_CORNERS = (2, 3)
+_CHUNK = 32
+
+
+class ObjectPrompt(NamedTuple):
+    """Prompts of one object in data pixels.
+
+    ``points`` (N, 2) (y, x) with ``labels`` (N,), ``box`` (4,) or None, ``mask`` low-resolution
+    logits (M, M) or None.
+    """
+
+    points: NDArray[np.float64]
+    labels: NDArray[np.int64]
+    box: NDArray[np.float64] | None = None
+    mask: NDArray[np.float32] | None = None
+
+    @property
+    def ambiguous(self) -> bool:
+        """One click and nothing else: it may mean a part, a whole or a group."""
+        return len(self.points) == 1 and self.box is None and self.mask is None
+
+
+class PromptDecoder:
+    """Decodes prompts with the adapter's decoder if there is one, else the base's."""
+
+    def __init__(self, encoder: PlaneEncoder) -> None:
+        self.encoder = encoder
+
+    @property
+    def parts(self) -> tuple[torch.nn.Module, torch.nn.Module]:
+        """Prompt encoder and mask decoder in use."""
+        source = self.encoder.adapter or self.encoder.sam
+        return source.prompt_encoder, source.mask_decoder
+
+    @property
+    def mask_size(self) -> int:
+        """Side of mask prompts and low-resolution logits."""
+        return int(self.parts[0].mask_input_size[0])
+
+    def object(self, embedding: Tensor, prompt: ObjectPrompt, frame: Frame) -> Decoded:
+        """Decode one object; three masks after a single click, else one."""
+        xy = [frame.to_model(prompt.points)]
+        labels = [prompt.labels]
+        if prompt.box is None:
+            xy.append(np.zeros((1, 2)))
+            labels.append(np.array([_PADDING]))
+        else:
+            xy.append(frame.box_to_model(prompt.box[None]).reshape(2, 2))
+            labels.append(np.array(_CORNERS))
+        device = self.encoder.device
+        coords = torch.as_tensor(np.concatenate(xy), dtype=torch.float32, device=device)[None]
+        kinds = torch.as_tensor(np.concatenate(labels), device=device)[None]
+        if prompt.box is None and len(prompt.points) == 0:
+            # SAM pads points only; a mask alone has no sparse prompt.
+            coords, kinds = coords[:, :0], kinds[:, :0]
+        mask = None
+        if prompt.mask is not None:
+            mask = torch.as_tensor(prompt.mask, dtype=torch.float32, device=device)[None, None]
+        return self.run(embedding, coords, kinds, mask, "object", prompt.ambiguous)
+
+    def points(self, embedding: Tensor, xy: Tensor) -> tuple[Tensor, Tensor]:
+        """Decode N single clicks in batches.
+
+        Parameters
+        ----------
+        xy : Tensor, shape (N, 2)
+            (x, y) in model pixels.
+
+        Returns
+        -------
+        logits : Tensor, shape (N, M, M)
+            The best of the three masks of each click.
+        quality : Tensor, shape (N,)
+        """
+        logits, quality = [], []
+        for chunk in xy.split(_CHUNK):
+            coords = torch.stack([chunk, torch.zeros_like(chunk)], dim=1)
+            kinds = torch.tensor([1, _PADDING], device=xy.device).expand(len(chunk), 2)
+            decoded = self.run(embedding, coords, kinds, None, "object", multimask=True)
+            best = decoded.iou.argmax(dim=1)
+            rows = torch.arange(len(chunk), device=xy.device)
+            logits.append(decoded.logits[rows, best].float())
+            quality.append(decoded.iou[rows, best].float())
+        return torch.cat(logits), torch.cat(quality)
+
+    def run(
+        self,
+        embedding: Tensor,
+        coords: Tensor,
+        kinds: Tensor,
+        mask: Tensor | None,
+        target: Target,
+        multimask: bool,
+    ) -> Decoded:
+        """Decode N prompts against one image embedding.
+
+        Parameters
+        ----------
+        coords, kinds : Tensor, shapes (N, T, 2) and (N, T)
+            As `embed_points` takes them.
+        mask : Tensor, shape (N, 1, M, M), optional
+        """
+        prompt_encoder, mask_decoder = self.parts
+        adapter = self.encoder.adapter
+        n = len(coords)
+        with self.encoder.timed("decode"), autocast(self.encoder.device, self.encoder.dtype):
+            self.encoder.calls["decode"] += 1
+            sparse = embed_points(prompt_encoder, coords, kinds)
+            if adapter is not None:
+                sparse = torch.cat([sparse, adapter.target_tokens(target, n)], dim=1)
+            dense = embed_masks(prompt_encoder, mask, n)
+            pe = prompt_encoder.get_dense_pe()
+            return decode(mask_decoder, embedding, pe, sparse, dense, multimask)

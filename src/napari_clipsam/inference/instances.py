@@ -1,0 +1,151 @@
+"""From a concept to its instances: seeds inside the concept mask, decoded as objects.
+
+Every mask comes from the decoder. The concept mask only says where to look: seeds are its innermost
+points; what the accepted objects leave uncovered is seeded again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from scipy import ndimage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+__all__ = ["InstanceSettings", "find_instances", "seeds_in"]
+
+
+@dataclass(frozen=True)
+class InstanceSettings:
+    """How instances are found and told apart; distances in pixels of the low-resolution logits.
+
+    Attributes
+    ----------
+    rounds : int
+        How often uncovered parts of the concept are seeded again.
+    seed_distance : int
+        Two seeds are farther apart than this.
+    min_score : float
+        Least predicted quality times stability.
+    min_inside : float
+        Least share of an object inside the concept mask.
+    max_overlap : float
+        Two objects overlapping more (share of the smaller one) are one object.
+    min_area : int
+        Least number of low-resolution pixels.
+    max_seeds : int
+        Of one round.
+    """
+
+    rounds: int = 3
+    seed_distance: int = 3
+    min_score: float = 0.4
+    min_inside: float = 0.5
+    max_overlap: float = 0.5
+    min_area: int = 6
+    max_seeds: int = 600
+
+
+def find_instances(
+    concept: Tensor,
+    decode_points: Callable[[Tensor], tuple[Tensor, Tensor]],
+    input_size: int,
+    settings: InstanceSettings = InstanceSettings(),
+) -> tuple[Tensor, Tensor]:
+    """Decode the objects inside a concept mask.
+
+    Parameters
+    ----------
+    concept : Tensor, shape (M, M)
+        Logits of the concept.
+    decode_points : callable
+        Points (N, 2), (x, y) in model pixels, to logits (N, M, M) and predicted quality (N,).
+    input_size : int
+        Side of the model's input.
+
+    Returns
+    -------
+    logits : Tensor, shape (K, M, M)
+    scores : Tensor, shape (K,)
+        Best first.
+    """
+    region = concept > 0
+    size = concept.shape[-1]
+    kept_logits = concept.new_zeros((0, size, size))
+    kept_scores = concept.new_zeros(0)
+    left = region.cpu().numpy()
+    for _ in range(settings.rounds):
+        seeds = seeds_in(left, settings.seed_distance, settings.max_seeds)
+        if not len(seeds):
+            break
+        xy = (torch.as_tensor(seeds[:, ::-1].copy()) + 0.5) * (input_size / size) - 0.5
+        logits, quality = decode_points(xy.to(concept.device, torch.float32))
+        logits = logits.to(concept.dtype)
+        scores = quality.to(concept.dtype).clamp(0, 1) * _stability(logits)
+        good = _plausible(logits, scores, region, settings)
+        kept_logits = torch.cat([kept_logits, logits[good]])
+        kept_scores = torch.cat([kept_scores, scores[good]])
+        keep = _distinct(kept_logits > 0, kept_scores, settings.max_overlap)
+        kept_logits, kept_scores = kept_logits[keep], kept_scores[keep]
+        covered = (kept_logits > 0).any(dim=0).cpu().numpy()
+        # A thin rim that no object took is no object of its own.
+        left = ndimage.binary_opening(left & ~covered, iterations=2)
+    return kept_logits, kept_scores
+
+
+def seeds_in(region: NDArray[np.bool_], distance: int, limit: int) -> NDArray[np.int64]:
+    """Innermost points (y, x) of a mask, deepest first, farther apart than `distance`."""
+    if not region.any():
+        return np.zeros((0, 2), dtype=np.int64)
+    depth = ndimage.distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1]
+    # Smoothing joins the plateaus of a flat ridge into one peak.
+    smooth = ndimage.gaussian_filter(depth, 1.0) * region
+    peaks = (smooth == ndimage.maximum_filter(smooth, size=2 * distance + 1)) & region
+    labels, count = ndimage.label(peaks, structure=np.ones((3, 3)))
+    if count == 0:
+        return np.zeros((0, 2), dtype=np.int64)
+    first = ndimage.maximum_position(smooth, labels, np.arange(1, count + 1))
+    points = np.array(first, dtype=np.int64)
+    order = np.argsort(-smooth[points[:, 0], points[:, 1]], kind="stable")
+    return points[order][:limit]
+
+
+def _stability(logits: Tensor, offset: float = 1.0) -> Tensor:
+    """Area where the logits are above `offset` over the area where they are above -`offset`."""
+    inner = (logits > offset).flatten(1).sum(dim=1)
+    outer = (logits > -offset).flatten(1).sum(dim=1)
+    return inner / outer.clamp_min(1)
+
+
+def _plausible(
+    logits: Tensor, scores: Tensor, region: Tensor, settings: InstanceSettings
+) -> Tensor:
+    masks = logits > 0
+    area = masks.flatten(1).sum(dim=1)
+    inside = (masks & region).flatten(1).sum(dim=1)
+    return (
+        (area >= settings.min_area)
+        & (scores >= settings.min_score)
+        & (inside >= settings.min_inside * area)
+    )
+
+
+def _distinct(masks: Tensor, scores: Tensor, max_overlap: float) -> Tensor:
+    """Greedy choice, best score first, of masks that overlap little; indices best first."""
+    order = scores.argsort(descending=True, stable=True)
+    flat = masks[order].flatten(1).float()
+    area = flat.sum(dim=1)
+    shared = flat @ flat.T
+    overlap = (shared / torch.minimum(area[:, None], area[None]).clamp_min(1)).cpu().numpy()
+    kept: list[int] = []
+    for i in range(len(order)):
+        if not kept or overlap[i, kept].max() <= max_overlap:
+            kept.append(i)
+    return order[torch.tensor(kept, dtype=torch.long, device=order.device)]
