@@ -269,7 +269,9 @@ class BatchMaker:
         pixels = F.grid_sample(
             source[None].float(), grid, "bilinear", "reflection", align_corners=False
         )[0]
-        planes = F.grid_sample(item.planes[None], grid, "nearest", "reflection", align_corners=False)
+        planes = F.grid_sample(
+            item.planes[None], grid, "nearest", "reflection", align_corners=False
+        )
         pad = (0, size - out_w, 0, size - out_h)
         return F.pad(pixels, pad), F.pad(planes[0], pad), out_h, out_w
 

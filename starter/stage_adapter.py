@@ -84,7 +84,9 @@ def draw_pairs(batch: Batch, rng: np.random.Generator) -> Pairs:
         crops += [crop, crop]
         rows += [*map(int, chosen), *[-1] * missing]
     device = batch.pixels.device
-    return Pairs(texts, plain, torch.tensor(crops, device=device), torch.tensor(rows, device=device))
+    return Pairs(
+        texts, plain, torch.tensor(crops, device=device), torch.tensor(rows, device=device)
+    )
 
 
 class Frozen:
@@ -105,8 +107,7 @@ class Frozen:
             dense = self.clip.dense(batch.pixels)
             spoken = self.clip.encode_texts(pairs.texts)
         concepts = [
-            self.concepts[name] if name else spoken[i].float()
-            for i, name in enumerate(pairs.plain)
+            self.concepts[name] if name else spoken[i].float() for i, name in enumerate(pairs.plain)
         ]
         text = text_vector(torch.stack(concepts), self.clip.redundant())
         cell = batch.valid.shape[-1] // self.clip.grid
@@ -119,7 +120,11 @@ class Frozen:
 
 
 def decode_concept(
-    adapter: Adapter, embedding: Tensor, signals: Signals, resized: Tensor, generator: torch.Generator
+    adapter: Adapter,
+    embedding: Tensor,
+    signals: Signals,
+    resized: Tensor,
+    generator: torch.Generator,
 ) -> Decoded:
     """The concept mask of every pair, prompted as the product prompts it."""
     settings, encoder = adapter.config, adapter.prompt_encoder
@@ -234,7 +239,11 @@ def _step(
     embedding.backward(leaf.grad)
     run.update()
     run.log(
-        concept=mask_term, concept_iou=concept_iou, presence=presence_term, object=loss, first=ious[0]
+        concept=mask_term,
+        concept_iou=concept_iou,
+        presence=presence_term,
+        object=loss,
+        first=ious[0],
     )
 
 

@@ -170,9 +170,7 @@ def _draw(maker: BatchMaker, grid: int, count: int) -> tuple[Batch, Asked, list[
     return batch, ask(batch, grid, maker.rng), named
 
 
-def _step(
-    run: Run, batch: Batch, asked: Asked, named: list[str], template_ids: Tensor
-) -> None:
+def _step(run: Run, batch: Batch, asked: Asked, named: list[str], template_ids: Tensor) -> None:
     clip, matcher = run.model["clip"], run.model["matcher"]
     ids = clip.tokenize([*asked.texts, *named]).to(batch.pixels.device)
     with autocast(batch.pixels.device.type):

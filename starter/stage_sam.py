@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from napari_clipsam.models.sam import Decoded, Sam, decode, embed_masks, embed_points
+from napari_clipsam.models.weights import load_sam
 from napari_clipsam.training.losses import LossWeights, bce_loss, mask_loss, soft_iou
 from napari_clipsam.training.simulate import (
     box_prompts,
@@ -81,11 +82,14 @@ class Clicks:
         self.mask = logits[:, None]
 
 
-def round_loss(decoded: Decoded, objects: Objects, ambiguous: Tensor) -> tuple[Tensor, Tensor]:
+def round_loss(
+    decoded: Decoded, objects: Objects, ambiguous: Tensor, balance: float
+) -> tuple[Tensor, Tensor]:
     """Loss of one round and the logits (N, h, w) to correct next.
 
     The single mask always learns; after one point the best of the three others does too. Every
-    predicted quality learns the IoU its mask reached.
+    predicted quality learns the IoU its mask reached. `balance` bounds how much more an object
+    counts than its surroundings.
     """
     logits = decoded.logits.float()
     n, m = logits.shape[:2]
@@ -93,27 +97,34 @@ def round_loss(decoded: Decoded, objects: Objects, ambiguous: Tensor) -> tuple[T
     weight = objects.weights[:, None].expand(-1, m, -1, -1).flatten(0, 1)
     losses = mask_loss(logits.flatten(0, 1), target, _WEIGHTS, weight)
     # Objects are small: without balance the first thing to learn is "nothing is anything".
-    losses = losses + bce_loss(logits.flatten(0, 1), target, _balance(target, weight))
+    losses = losses + bce_loss(logits.flatten(0, 1), target, _balance(target, weight, balance))
     losses = losses.view(n, m)
+    quality = soft_iou(logits.flatten(0, 1), target, weight).view(n, m)
+    loss = losses[:, 0].mean() + F.mse_loss(decoded.iou.float(), quality)
+    if m == 1:
+        return loss, logits[:, 0]
     best = losses[:, 1:].argmin(dim=1)
     multi = losses[:, 1:].gather(1, best[:, None])[:, 0]
-    loss = losses[:, 0].mean() + (multi * ambiguous).sum() / ambiguous.sum().clamp_min(1)
-    quality = soft_iou(logits.flatten(0, 1), target, weight).view(n, m)
-    loss = loss + F.mse_loss(decoded.iou.float(), quality)
+    loss = loss + (multi * ambiguous).sum() / ambiguous.sum().clamp_min(1)
     chosen = torch.where(ambiguous, best + 1, torch.zeros_like(best))
     return loss, logits[torch.arange(n, device=logits.device), chosen]
 
 
-def _balance(target: Tensor, weight: Tensor) -> Tensor:
+def _balance(target: Tensor, weight: Tensor, limit: float) -> Tensor:
     """Pixel weights that let the object count for more, by the root of the imbalance."""
     inside = (target * weight).sum(dim=(1, 2), keepdim=True).clamp_min(1)
     outside = ((1 - target) * weight).sum(dim=(1, 2), keepdim=True)
-    factor = (outside / inside).sqrt().clamp(1, 16)
+    factor = (outside / inside).sqrt().clamp(1, limit)
     return weight * (1 + (factor - 1) * target)
 
 
 def correction_rounds(
-    sam: Sam, embedding: Tensor, objects: Objects, rounds: int, extra: Tensor | None = None
+    sam: Sam,
+    embedding: Tensor,
+    objects: Objects,
+    rounds: int,
+    extra: Tensor | None = None,
+    balance: float = 2.0,
 ) -> tuple[Tensor, list[Tensor]]:
     """Prompt, decode and correct; gradients of each round flow into `embedding` at once.
 
@@ -145,11 +156,14 @@ def correction_rounds(
             dense = embed_masks(sam.prompt_encoder, clicks.mask, len(sparse))
             pe = sam.prompt_encoder.get_dense_pe()
             decoded = decode(
-                sam.mask_decoder, embedding[objects.image], pe, sparse, dense, multimask=None
+                sam.mask_decoder,
+                embedding[objects.image],
+                pe,
+                sparse,
+                dense,
+                None if i == 0 else False,
             )
-        loss, chosen = round_loss(
-            decoded, objects, clicks.ambiguous if i == 0 else torch.zeros_like(clicks.ambiguous)
-        )
+        loss, chosen = round_loss(decoded, objects, clicks.ambiguous, balance)
         loss = loss / rounds
         loss.backward()
         total = total + loss.detach()
@@ -221,10 +235,13 @@ def main(argv: list[str] | None = None) -> None:
     parser = arguments(__doc__.splitlines()[0], steps=6000)
     parser.add_argument("--objects", type=int, default=10, help="objects of a crop")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--rate", type=float, default=8e-4)
+    parser.add_argument("--rate", type=float, default=6e-4)
+    parser.add_argument("--balance", type=float, default=16.0, help="16 from nothing, 2 to refine")
+    parser.add_argument("--start", default=None, help="weights file to go on from")
     options = parser.parse_args(argv)
     torch.manual_seed(options.seed)
-    sam = Sam(config.SAM).to(options.device)
+    sam = Sam(config.SAM) if options.start is None else load_sam(options.start)
+    sam = sam.to(options.device)
     auxiliary = AuxiliaryHead(config.SAM.out_chans).to(options.device)
     model = nn.ModuleDict({"sam": sam, "auxiliary": auxiliary}).train()
     store = training_store(options)
@@ -233,7 +250,7 @@ def main(argv: list[str] | None = None) -> None:
     batches = prefetch(lambda: _draw(maker, options), options.device)
     for step in run.steps():
         # One, two or three rounds in turn: the first click matters most.
-        _step(run, *next(batches), 1 + step % options.rounds)
+        _step(run, *next(batches), 1 + step % options.rounds, options.balance)
         if (step + 1) % 1000 == 0:
             run.report(prompt_scores(run.average.model["sam"], options), "val")
             run.save()
@@ -248,7 +265,12 @@ def _draw(
 
 
 def _step(
-    run: Run, pixels: Tensor, objects: Objects, merged: tuple[Tensor, Tensor], rounds: int
+    run: Run,
+    pixels: Tensor,
+    objects: Objects,
+    merged: tuple[Tensor, Tensor],
+    rounds: int,
+    balance: float,
 ) -> None:
     sam, auxiliary = run.model["sam"], run.model["auxiliary"]
     with autocast(pixels.device.type):
@@ -256,7 +278,7 @@ def _step(
         extra = auxiliary(embedding)
     extra_loss = auxiliary_loss(extra, *merged)
     leaf = embedding.detach().requires_grad_()
-    loss, ious = correction_rounds(sam, leaf, objects, rounds)
+    loss, ious = correction_rounds(sam, leaf, objects, rounds, balance=balance)
     torch.autograd.backward([embedding, 0.5 * extra_loss], [leaf.grad, None])
     run.update()
     run.log(loss=loss, extra=extra_loss, first=ious[0], last=ious[-1])

@@ -23,7 +23,14 @@ if TYPE_CHECKING:
     from napari_clipsam.adapters.inject import Adapter
     from starter.stage_adapter import Frozen
 
-__all__ = ["concept_scores", "model_pixels", "prompt_scores", "to_data", "validation_samples", "word_scores"]
+__all__ = [
+    "concept_scores",
+    "model_pixels",
+    "prompt_scores",
+    "to_data",
+    "validation_samples",
+    "word_scores",
+]
 
 _OBJECTS = 30
 
@@ -106,7 +113,9 @@ def word_scores(clip: Clip, options: argparse.Namespace) -> dict[str, float]:
         rows, cols = max(1, h // cell), max(1, w // cell)
         unit = F.normalize(clip.dense(pixels)[0, 1:], dim=-1).view(clip.grid, clip.grid, -1)
         cosine = {c: (unit[:rows, :cols] @ t).cpu() for c, t in texts.items()}
-        tops = {c: float(v.flatten().topk(min(8, v.numel())).values.mean()) for c, v in cosine.items()}
+        tops = {
+            c: float(v.flatten().topk(min(8, v.numel())).values.mean()) for c, v in cosine.items()
+        }
         for concept, labels in sample.concepts.items():
             present.append(tops[concept])
             mask = torch.from_numpy((labels > 0).astype(np.float32))[None, None]
@@ -114,7 +123,9 @@ def word_scores(clip: Clip, options: argparse.Namespace) -> dict[str, float]:
             levels = cosine[concept].quantile(torch.linspace(0.3, 0.98, 18))
             found = [(cosine[concept] > level).float() for level in levels]
             overlaps.append(
-                max(float(2 * (f * mask).sum() / (f.sum() + mask.sum()).clamp_min(1)) for f in found)
+                max(
+                    float(2 * (f * mask).sum() / (f.sum() + mask.sum()).clamp_min(1)) for f in found
+                )
             )
         names = phrases.absent_concepts(list(sample.kinds), sample.unlabelled)
         absent += [tops[c] for c in names]
@@ -126,7 +137,9 @@ def word_scores(clip: Clip, options: argparse.Namespace) -> dict[str, float]:
 
 
 @torch.inference_mode()
-def concept_scores(adapter: Adapter, frozen: Frozen, options: argparse.Namespace) -> dict[str, float]:
+def concept_scores(
+    adapter: Adapter, frozen: Frozen, options: argparse.Namespace
+) -> dict[str, float]:
     """Dice of concept masks from text alone by modality, and how presence tells absent words."""
     from starter.stage_adapter import decode_concept
 
