@@ -91,7 +91,8 @@ class AdapterConfig:
                 "none, lora, attention",
             ),
             (self.reduction >= 1, "reduction", "1 or more"),
-            (self.rank >= 1 and self.clip_rank >= 1, "rank", "1 or more"),
+            (self.rank >= 1, "rank", "1 or more"),
+            (self.clip_rank >= 1, "clip_rank", "1 or more"),
             (self.n_points >= 1, "n_points", "1 or more"),
             (0 < self.map_threshold < 1, "map_threshold", "between 0 and 1"),
         )

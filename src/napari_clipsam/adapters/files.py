@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from napari_clipsam.adapters.base import AdapterConfig
 from napari_clipsam.adapters.inject import Adapter, AdapterInfo, build_adapter
-from napari_clipsam.errors import AdapterError, ConfigError, OutputError, WordError
+from napari_clipsam.errors import AdapterError, ConfigError, InputError, OutputError
 from napari_clipsam.outputs import replacing
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ def load_adapter(path: str | Path, sam: Sam, clip: Clip) -> Adapter:
         adapter = build_adapter(header.config, sam, clip, seed=0)
         for word in header.taught:
             adapter.teach(word)
-    except (ConfigError, WordError) as error:
+    except InputError as error:
         raise AdapterError(f"{path} cannot be used here. {error}") from error
     try:
         adapter.load_state_dict(load_file(path))
