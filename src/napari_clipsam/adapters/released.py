@@ -43,6 +43,7 @@ _ATTENTION = {
     "attn.proj.weight": "attn.out_proj.weight",
     "attn.proj.bias": "attn.out_proj.bias",
 }
+_OPERATED_KEY = re.compile(r"visual\.transformer\.resblocks\.(\d+)\.attn\.qkv\.weight")
 _HEAD_WIDTH = 64
 
 
@@ -213,12 +214,9 @@ def _build_adapter(
 
 def _build_clip(state: Mapping[str, Tensor], path: str | Path) -> Clip:
     """Build the CLIP of a checkpoint from its tensors."""
-    operated = {
-        n.split(".")[3] for n in state if re.match(r"visual\.transformer.*\.attn\.qkv\.", n)
-    }
     try:
-        config = _clip_config(state, len(operated))
-    except (KeyError, ValueError) as error:
+        config = _clip_config(state)
+    except (KeyError, IndexError, ValueError) as error:
         raise WeightsError(
             f"The CLIP in {path} is not one of OpenAI's make after surgery ({error}). "
             "Use the file as it was published."
@@ -244,7 +242,11 @@ def _undo_surgery(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return restored
 
 
-def _clip_config(state: Mapping[str, Tensor], surgery_blocks: int) -> ClipConfig:
+def _clip_config(state: Mapping[str, Tensor]) -> ClipConfig:
+    operated = {int(m.group(1)) for m in map(_OPERATED_KEY.fullmatch, state) if m}
+    layers = _count_blocks(state, "visual.transformer")
+    if not operated or operated != set(range(min(operated), layers)):
+        raise ValueError("its last vision blocks have no attn.qkv")
     width, _, patch, _ = state["visual.conv1.weight"].shape
     input_size = round((len(state["visual.positional_embedding"]) - 1) ** 0.5) * patch
     vocabulary, text_width = state["token_embedding.weight"].shape
@@ -253,7 +255,7 @@ def _clip_config(state: Mapping[str, Tensor], surgery_blocks: int) -> ClipConfig
         "quick_gelu": True,
         "vision_cfg": {
             "image_size": input_size,
-            "layers": _count_blocks(state, "visual.transformer"),
+            "layers": layers,
             "width": width,
             "patch_size": patch,
             "head_width": _HEAD_WIDTH,
@@ -266,7 +268,7 @@ def _clip_config(state: Mapping[str, Tensor], surgery_blocks: int) -> ClipConfig
             "layers": _count_blocks(state, "transformer"),
         },
     }
-    return ClipConfig(architecture, input_size, surgery_blocks)
+    return ClipConfig(architecture, input_size, len(operated))
 
 
 def _count_blocks(state: Mapping[str, Tensor], prefix: str) -> int:
