@@ -84,8 +84,8 @@ def kind_of(path: Path) -> str:
         raise WeightsError(f"{path} is empty. Download or copy it again.")
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < max(size, 100_000_000):
         return "safetensors"
-    # A zip archive, or a pickle as torch wrote it before 1.6.
-    if start.startswith((b"PK\x03\x04", b"\x80")):
+    # A zip archive, or a pickle (of protocol 2 to 5) as torch wrote it before 1.6.
+    if start.startswith(b"PK\x03\x04") or (start[:1] == b"\x80" and start[1:2] in b"\2\3\4\5"):
         return "torch"
     raise WeightsError(
         f"{path} is not a weights file: it is neither safetensors nor what torch.save writes. "
@@ -129,8 +129,9 @@ def _refusal(path: Path, reason: str) -> WeightsError:
         )
     if "weights_only" in reason or "Unsupported" in reason:
         return WeightsError(
-            f"{path} holds more than tensors: reading it could run code, so it was not read. Save "
-            "the model's state_dict() alone (micro-sam: export_custom_sam_model), and give that."
+            f"{path} holds more than tensors, or is damaged: reading it could run code, so it was "
+            "not read. Save the model's state_dict() alone (micro-sam: export_custom_sam_model), "
+            "and give that."
         )
     return WeightsError(f"{path} is damaged or cut off. Download or copy it again.")
 

@@ -215,7 +215,7 @@ def load_model(
     else:
         path, name = _find(name_or_file)
     # The language side is quicker to refuse than the weights of a large SAM are to read.
-    language = _load_language(clip or "starter")
+    language = _load_language("starter" if clip is None else clip)
     sam = load_sam(path, input_size)
     own = name == "starter" and clip in (None, "starter")
     return LoadedModel(name, sam, language, _shipped("adapter") if own else None)
