@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from tiny import tiny_clip, tiny_sam
 
 from napari_clipsam.adapters import files
@@ -175,7 +175,7 @@ def test_a_place_that_cannot_be_written_is_refused(
 
 
 def damaging(change: str) -> Any:
-    def save(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
+    def damaged(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> bytes:
         tensors = {name: value.clone() for name, value in tensors.items()}
         if change == "a number":
             tensors["target_token.weight"][0, 0] += 1
@@ -183,11 +183,10 @@ def damaging(change: str) -> Any:
             del tensors["target_token.weight"]
         elif change == "the header":
             metadata = {KEY: metadata[KEY].replace("nuclei", "muscle")}
-        save_file(tensors, path, metadata=metadata)
-        if change == "the end":
-            path.write_bytes(path.read_bytes()[:-20])
+        whole = save(tensors, metadata)
+        return whole[:-20] if change == "the end" else whole
 
-    return save
+    return damaged
 
 
 @pytest.mark.parametrize("change", ["a number", "a tensor", "the header", "the end"])
@@ -195,11 +194,16 @@ def test_what_does_not_read_back_is_not_kept(
     path: Path, adapter: Adapter, change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = path.read_bytes()
-    monkeypatch.setattr(files, "save_file", damaging(change))
+    monkeypatch.setattr(files, "save", damaging(change))
     with pytest.raises(OutputError, match="did not read back"):
         save_adapter(adapter, path, overwrite=True)
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_others_may_read_the_file_as_any_other(path: Path, tmp_path: Path) -> None:
+    (tmp_path / "plain").touch()
+    assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from napari_clipsam.adapters.base import AdapterConfig
 from napari_clipsam.adapters.inject import Adapter, AdapterInfo, build_adapter
@@ -222,7 +222,8 @@ def _header_of(adapter: Adapter) -> dict[str, Any]:
 def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> bool:
     """Write a file; whether it reads back bit for bit."""
     try:
-        save_file(tensors, path, metadata=metadata)
+        # `save_file` would make the file readable by its owner alone.
+        path.write_bytes(save(tensors, metadata))
         with safe_open(path, framework="pt") as file:
             if file.metadata() != metadata:
                 return False
