@@ -207,7 +207,7 @@ class BatchMaker:
         )
 
     def objects(self, batch: Batch, per_row: int, rows: Sequence[int] | None = None) -> Objects:
-        """Choose up to `per_row` whole objects of label maps; by default of one map of each crop."""
+        """Choose up to `per_row` objects of label maps; by default of one map of each crop."""
         if rows is None:
             rows = self._one_row_each(batch)
         rows = [r for r in rows if batch.kind(r) != "semantic"]
@@ -394,7 +394,7 @@ def _produce(make: Callable[[], tuple], ready: queue.Queue) -> None:
                 made = make()
                 stream.synchronize()
                 ready.put(made)
-    except BaseException as error:  # handed to the thread that trains
+    except BaseException as error:  # noqa: BLE001 - raised again in the thread that trains
         ready.put(error)
 
 

@@ -3,14 +3,12 @@
 ``python -m starter.stage_clip --data ../shared/data --out starter_run``
 
 Dense image-text alignment: the cosine of every surgery patch with the text vector of a phrase is
-trained to say how much of the patch the phrase covers, and its maximum to say whether the concept is
+trained to say how much of the patch the phrase covers, its maximum whether the concept is
 in the image at all. Phrases are synonyms in templates, absent concepts and unseen terms; the CLS
 token learns the modality. What is unlabelled but may be visible is neither asked for nor counted.
 """
 
 from __future__ import annotations
-
-import argparse
 
 import numpy as np
 import torch

@@ -14,7 +14,7 @@ from torch import Tensor
 from napari_clipsam.geometry import Frame, whole_plane
 from napari_clipsam.models.clip import Clip
 from napari_clipsam.models.sam import Sam, decode, embed_masks, embed_points, normalise_pixels
-from napari_clipsam.semantics import cosine_statistics, make_signals, text_vector
+from napari_clipsam.semantics import Signals, cosine_statistics, make_signals, text_vector
 from napari_clipsam.training.metrics import dice, innermost_pixel, tight_box
 from starter import phrases
 from starter.data import Sample, load_split
@@ -61,8 +61,16 @@ def to_data(logits: Tensor, frame: Frame, size: int) -> np.ndarray:
 
 
 @torch.inference_mode()
-def prompt_scores(sam: Sam, options: argparse.Namespace) -> dict[str, float]:
-    """Mean IoU over objects after one click and after a box, by modality."""
+def prompt_scores(
+    sam: Sam,
+    options: argparse.Namespace,
+    adapter: Adapter | None = None,
+    frozen: Frozen | None = None,
+) -> dict[str, float]:
+    """Mean IoU over objects after one click and after a box, by modality.
+
+    With an adapter its decoder answers, conditioned by the concept of each image.
+    """
     size = sam.config.input_size
     scores: dict[str, list[float]] = {}
     for sample in validation_samples(options.data):
@@ -73,7 +81,11 @@ def prompt_scores(sam: Sam, options: argparse.Namespace) -> dict[str, float]:
         if not ids:
             continue
         pixels, frame = model_pixels(sample.image, size, options.device)
-        embedding = sam.head(sam.trunk(pixels, 0), 0)
+        conditioning = None
+        if adapter is not None and frozen is not None:
+            signals = _signals(frozen, adapter, frozen.clip.dense(pixels), name, frame)
+            conditioning = adapter.condition(signals)
+        embedding = sam.head(sam.trunk(pixels, 0), 0, conditioning)
         masks = np.stack([labels == i for i in ids])
         points = np.array([innermost_pixel(m) for m in masks], float)
         boxes = np.array([tight_box(m) for m in masks], float)
@@ -81,7 +93,9 @@ def prompt_scores(sam: Sam, options: argparse.Namespace) -> dict[str, float]:
         corners = torch.tensor(frame.box_to_model(boxes), dtype=torch.float32).view(-1, 2, 2)
         for kind, coords, label in (("click", click, (1,)), ("box", corners, (2, 3))):
             marks = torch.tensor(label).expand(len(ids), -1)
-            found = _best(sam, embedding, coords.to(options.device), marks.to(options.device))
+            found = _best(
+                adapter or sam, embedding, coords.to(options.device), marks.to(options.device)
+            )
             predicted = to_data(found, frame, size)
             overlap = (predicted & masks).sum((1, 2)) / (predicted | masks).sum((1, 2))
             scores.setdefault(kind, []).extend(overlap)
@@ -89,20 +103,25 @@ def prompt_scores(sam: Sam, options: argparse.Namespace) -> dict[str, float]:
     return {k: float(np.mean(v)) for k, v in sorted(scores.items())}
 
 
-def _best(sam: Sam, embedding: Tensor, coords: Tensor, labels: Tensor) -> Tensor:
+def _best(model: Sam | Adapter, embedding: Tensor, coords: Tensor, labels: Tensor) -> Tensor:
     """The mask a user would get: best of three for one click, the single one for a box."""
-    sparse = embed_points(sam.prompt_encoder, coords, labels)
-    dense = embed_masks(sam.prompt_encoder, None, len(sparse))
-    pe = sam.prompt_encoder.get_dense_pe()
     multimask = coords.shape[1] == 1
-    decoded = decode(sam.mask_decoder, embedding, pe, sparse, dense, multimask)
+    if multimask:
+        # SAM pads points that come without a box.
+        coords, labels = F.pad(coords, (0, 0, 0, 1)), F.pad(labels, (0, 1), value=-1)
+    sparse = embed_points(model.prompt_encoder, coords, labels)
+    if not isinstance(model, Sam):
+        sparse = torch.cat([sparse, model.target_tokens("object", len(sparse))], dim=1)
+    dense = embed_masks(model.prompt_encoder, None, len(sparse))
+    pe = model.prompt_encoder.get_dense_pe()
+    decoded = decode(model.mask_decoder, embedding, pe, sparse, dense, multimask)
     best = decoded.iou.argmax(dim=1)
     return decoded.logits[torch.arange(len(best)), best]
 
 
 @torch.inference_mode()
 def word_scores(clip: Clip, options: argparse.Namespace) -> dict[str, float]:
-    """How well patches match words: best Dice of the map, and AUROC of presence by the top cosine."""
+    """How well patches match words: best Dice of the map, AUROC of the top cosine."""
     clip._redundant = None
     known, overlaps, present, absent = phrases.CONCEPTS, [], [], []
     texts = {c: text_vector(clip.concept(words[0]), clip.redundant()) for c, words in known.items()}
@@ -136,30 +155,33 @@ def word_scores(clip: Clip, options: argparse.Namespace) -> dict[str, float]:
     }
 
 
-@torch.inference_mode()
 def concept_scores(
     adapter: Adapter, frozen: Frozen, options: argparse.Namespace
 ) -> dict[str, float]:
     """Dice of concept masks from text alone by modality, and how presence tells absent words."""
+    return concept_outcomes(adapter, frozen, options)[0]
+
+
+@torch.inference_mode()
+def concept_outcomes(
+    adapter: Adapter, frozen: Frozen, options: argparse.Namespace
+) -> tuple[dict[str, float], list[float], list[float]]:
+    """Scores, and the presence log-odds of words that are there and of words that are not."""
     from starter.stage_adapter import decode_concept
 
     sam, clip = frozen.sam, frozen.clip
-    size, redundant = sam.config.input_size, clip.redundant()
+    size = sam.config.input_size
     scores: dict[str, list[float]] = {}
-    present, absent = [], []
+    present: list[float] = []
+    absent: list[float] = []
     generator = torch.Generator(options.device).manual_seed(0)
-    cell = size // clip.grid
     for sample in validation_samples(options.data):
         pixels, frame = model_pixels(sample.image, size, options.device)
-        h, w = frame.resized
-        valid = torch.zeros(1, clip.grid, clip.grid, dtype=torch.bool, device=options.device)
-        valid[:, : -(-h // cell), : -(-w // cell)] = True
-        resized = torch.tensor([[h, w]], device=options.device)
+        resized = torch.tensor([frame.resized], device=options.device)
         tokens, dense = sam.trunk(pixels, adapter.split), clip.dense(pixels)
         names = [*sample.concepts, *phrases.absent_concepts(list(sample.kinds), sample.unlabelled)]
         for name in names:
-            text = text_vector(frozen.concepts[name], redundant)[None]
-            signals = make_signals(dense, text, adapter.config.normalisation, valid.flatten(1))
+            signals = _signals(frozen, adapter, dense, name, frame)
             embedding = sam.head(tokens, adapter.split, adapter.condition(signals))
             decoded = decode_concept(adapter, embedding, signals, resized, generator)
             logit = adapter.presence_logits(decoded.iou_token, cosine_statistics(signals))
@@ -169,7 +191,19 @@ def concept_scores(
                 value = dice(found, sample.concepts[name] > 0)
                 scores.setdefault("dice", []).append(value)
                 scores.setdefault(f"dice {sample.modality.split()[0]}", []).append(value)
-    order = np.array(present)[:, None] - np.array(absent)[None]
-    return {k: float(np.mean(v)) for k, v in sorted(scores.items())} | {
-        "presence auroc": float((order > 0).mean() + 0.5 * (order == 0).mean())
-    }
+    means = {k: float(np.mean(v)) for k, v in sorted(scores.items())}
+    if present and absent:
+        order = np.array(present)[:, None] - np.array(absent)[None]
+        means["presence auroc"] = float((order > 0).mean() + 0.5 * (order == 0).mean())
+    return means, present, absent
+
+
+def _signals(frozen: Frozen, adapter: Adapter, dense: Tensor, name: str, frame: Frame) -> Signals:
+    """Signals of one concept's bare word in one image."""
+    grid = frozen.clip.grid
+    cell = frame.input_size // grid
+    h, w = frame.resized
+    valid = torch.zeros(1, grid, grid, dtype=torch.bool, device=dense.device)
+    valid[:, : -(-h // cell), : -(-w // cell)] = True
+    text = text_vector(frozen.concepts[name], frozen.clip.redundant())[None]
+    return make_signals(dense, text, adapter.config.normalisation, valid.flatten(1))
