@@ -1,0 +1,207 @@
+"""The three stages of the recipe, run for real on tiny networks."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from napari_clipsam.models.weights import load_clip, load_sam
+from starter import batches, config, export, loop, stage_adapter, stage_clip, stage_sam, validate
+from starter.batches import BatchMaker, load_store, prefetch
+from starter.data import Sample
+from starter.synthetic import generate_family
+
+SIZE = 64
+
+
+@pytest.fixture(scope="module")
+def samples() -> list[Sample]:
+    families = ("fluorescence_nuclei", "fluorescence_fibres", "blood_smear", "histology")
+    return [generate_family(name, seed, 96) for seed, name in enumerate(families)]
+
+
+@pytest.fixture
+def maker(samples: list[Sample]) -> BatchMaker:
+    return BatchMaker(load_store([(1.0, samples)], "cpu"), SIZE, seed=0)
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch, samples: list[Sample]) -> None:
+    """Small shapes, a small store and no validation data."""
+    shape = dataclasses.replace(
+        config.SAM,
+        embed_dim=16,
+        depth=2,
+        num_heads=2,
+        input_size=SIZE,
+        window_size=4,
+        out_chans=16,
+        decoder_mlp_dim=16,
+        decoder_heads=2,
+        iou_hidden_dim=16,
+        stem_widths=(8, 8, 16, 16, 16),
+        stem_blocks=(0, 1, 1, 1, 1),
+    )
+    monkeypatch.setattr(config, "SAM", shape)
+    monkeypatch.setattr(config, "ADAPTER", dataclasses.replace(config.ADAPTER, n_conditioned=2))
+    clip = config.clip_config()
+    vision = {"image_size": SIZE, "patch_size": 16, "width": 64, "layers": 4, "head_width": 64}
+    architecture = {**clip.architecture, "embed_dim": 32, "vision_cfg": vision}
+    small = dataclasses.replace(clip, architecture=architecture, input_size=SIZE)
+    monkeypatch.setattr(config, "clip_config", lambda: small)
+    store = load_store([(1.0, samples)], "cpu")
+    for stage in (stage_sam, stage_clip, stage_adapter):
+        monkeypatch.setattr(stage, "training_store", lambda options: store)
+    monkeypatch.setattr(validate, "validation_samples", lambda data: samples[:2])
+
+
+def arguments(out: Path, steps: int, *more: str) -> list[str]:
+    return ["--out", str(out), "--device", "cpu", "--steps", str(steps), "--batch", "2", *more]
+
+
+def curve(out: Path, stage: str, name: str) -> list[float]:
+    rows = (out / f"{stage}_curve.csv").read_text().splitlines()
+    return [float(row.split(",")[3]) for row in rows if row.split(",")[2] == name]
+
+
+def test_a_batch_is_padded_like_the_product_pads_a_plane(maker: BatchMaker) -> None:
+    batch = maker.draw(12)
+    assert batch.pixels.shape == (12, 3, SIZE, SIZE)
+    assert batch.valid[:, 0, 0].all()
+    padding = ~batch.valid[:, None].expand_as(batch.pixels)
+    assert (batch.pixels[padding] == 0).all()
+    assert padding.any(), "no crop of twelve had another aspect than the square"
+    for crop in range(12):
+        rows = [r for r, (c, _) in enumerate(batch.rows) if c == crop]
+        assert [batch.rows[r][1] for r in rows] == list(batch.samples[crop].kinds)
+        assert (batch.labels[rows][:, ~batch.valid[crop]] == 0).all()
+
+
+def test_the_same_seed_draws_the_same_batch(samples: list[Sample]) -> None:
+    store = load_store([(1.0, samples)], "cpu")
+    first, second = (BatchMaker(store, SIZE, seed=5).draw(3) for _ in range(2))
+    assert torch.equal(first.pixels, second.pixels)
+    assert torch.equal(first.labels, second.labels)
+
+
+def test_objects_are_whole_instances_of_their_row(maker: BatchMaker) -> None:
+    batch = maker.draw(6)
+    objects = maker.objects(batch, 3)
+    assert len(objects.masks) > 0
+    for mask, row, image in zip(objects.masks, objects.row, objects.image, strict=True):
+        assert batch.rows[int(row)][0] == int(image)
+        assert batch.kind(int(row)) != "semantic"
+        inside = batch.labels[row][mask.repeat_interleave(2, 0).repeat_interleave(2, 1) == 1]
+        assert len(inside.unique()) == 1, "fully covered cells belong to one object"
+        assert int(inside[0]) > 0
+
+
+def test_rare_styles_are_drawn_more_often_than_their_number(samples: list[Sample]) -> None:
+    many = [dataclasses.replace(samples[0], source=f"set/common/{i}") for i in range(9)]
+    rare = [dataclasses.replace(samples[0], source="set/rare/0")]
+    chances = load_store([(1.0, [*many, *rare])], "cpu").chances
+    assert chances[-1] == pytest.approx(3 * chances[0])
+
+
+def test_an_error_while_batches_are_made_reaches_the_training() -> None:
+    def broken() -> tuple:
+        raise ValueError("no such image")
+
+    with pytest.raises(ValueError, match="no such image"):
+        next(prefetch(broken, "cpu"))
+
+
+def test_boxed_cells_leave_what_is_not_certain_out() -> None:
+    image = np.full((60, 60, 3), 230, np.uint8)
+    yy, xx = np.mgrid[:60, :60]
+    marked = (yy - 15) ** 2 + (xx - 15) ** 2 <= 64
+    unmarked = (yy - 42) ** 2 + (xx - 42) ** 2 <= 64
+    image[marked | unmarked] = (190, 90, 120)
+    sample = Sample(
+        image,
+        {},
+        {"red blood cells": "boxes"},
+        "blood smear",
+        "set/style/0",
+        {"red blood cells": np.array([[7.0, 7.0, 24.0, 24.0]])},
+        partial=frozenset({"red blood cells"}),
+    )
+    labels, known = batches._outline_boxes(sample, "red blood cells")
+    assert labels[15, 15] == 1
+    assert known[15, 15] == 1
+    assert labels[42, 42] == 0
+    assert known[42, 42] == 0, "a cell that nobody boxed is unknown, not background"
+    assert known[55, 5] == 1
+    assert labels[55, 5] == 0
+
+
+def test_absent_pairs_have_no_label_map(maker: BatchMaker) -> None:
+    batch = maker.draw(8)
+    pairs = stage_adapter.draw_pairs(batch, np.random.default_rng(0))
+    assert len(pairs.texts) == 16
+    assert pairs.crop.tolist() == [c for c in range(8) for _ in range(2)]
+    for row, crop in zip(pairs.row.tolist(), pairs.crop.tolist(), strict=True):
+        assert row == -1 or batch.rows[row][0] == crop
+
+
+def test_asked_texts_know_what_is_there(maker: BatchMaker) -> None:
+    batch = maker.draw(4)
+    asked = stage_clip.ask(batch, 4, np.random.default_rng(0))
+    present = asked.present == 1
+    assert present.any()
+    assert (asked.cover.flatten(2).amax(2)[present] > 0.4).all()
+    absent = asked.present == 0
+    assert (asked.cover.flatten(2).amax(2)[absent] == 0).all()
+    assert (asked.known.flatten(2).amax(2)[asked.present == 0] == 1).all()
+
+
+def test_a_threshold_in_the_gap_is_right_for_both_sides() -> None:
+    threshold = export.balanced_threshold(np.array([2.0, 3.0, 4.0]), np.array([-3.0, -1.0]))
+    assert -1 < threshold < 2
+
+
+def test_stages_learn_resume_and_export(tiny: None, tmp_path: Path) -> None:
+    stage_sam.main(arguments(tmp_path, 60, "--objects", "3", "--rate", "3e-3"))
+    stage_clip.main(arguments(tmp_path, 2))
+    export.export_networks(tmp_path)
+    assert load_sam(tmp_path / "sam.safetensors").config == config.SAM
+    assert load_clip(tmp_path / "clip.safetensors").config == config.clip_config()
+
+    stage_adapter.main(arguments(tmp_path, 3, "--base", str(tmp_path), "--objects", "2"))
+    stage_adapter.main(arguments(tmp_path, 4, "--base", str(tmp_path), "--objects", "2"))
+    state = torch.load(tmp_path / "adapter.pt", weights_only=True)
+    assert state["step"] == 4, "the second run went on where the first one ended"
+
+    options = argparse.Namespace(data="", device="cpu")
+    adapter = export.export_adapter(tmp_path, options)
+    assert adapter.info.words[-1] == "nuclei"
+    assert 0 < adapter.info.threshold < 1
+    assert "dice" in adapter.info.scores["validation"]
+
+
+def test_a_stage_lowers_its_loss(
+    tiny: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = loop.Run.log
+    monkeypatch.setattr(loop.Run, "log", lambda self, **terms: whole(self, every=20, **terms))
+    stage_sam.main(arguments(tmp_path, 120, "--objects", "3", "--rate", "3e-3", "--rounds", "1"))
+    losses = curve(tmp_path, "sam", "loss")
+    assert len(losses) == 6
+    assert losses[-1] < 0.9 * losses[0]
+
+
+def test_the_learning_rate_warms_up_and_falls(tiny: None, tmp_path: Path) -> None:
+    model = torch.nn.Linear(2, 2)
+    groups = [{"params": list(model.parameters()), "lr": 1.0, "weight_decay": 0.0}]
+    options = argparse.Namespace(out=str(tmp_path), steps=40, minutes=None, stop_after=None)
+    run = loop.Run("line", model, groups, options)
+    rates = [run.optimizer.param_groups[0]["lr"] for _ in run.steps()]
+    assert rates[0] < rates[4]
+    assert max(rates) == pytest.approx(1.0, abs=0.05)
+    assert all(a >= b for a, b in itertools.pairwise(rates[5:]))
