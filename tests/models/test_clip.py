@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -389,15 +390,19 @@ def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
 
 
 def unreachable(*_: object, **__: object) -> None:
+    logging.getLogger("huggingface_hub.utils").warning("Retrying in 8s")
     raise LookupError("no route to host")
 
 
-def test_a_download_that_fails_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_download_that_fails_says_how_to_go_on_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(open_clip, "list_pretrained_tags_by_model", lambda name: ["openai"])
     monkeypatch.setattr(open_clip, "download_pretrained", unreachable)
 
     with pytest.raises(WeightsError, match=r"no route to host.*give its path"):
         load_open_clip(f"{TINY}-vit", "openai")
+    assert not caplog.records
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -294,6 +295,10 @@ def _fetch_into(model: Any, source: Mapping[str, Any], what: str) -> None:
     """Download the weights of a tag, or take them from open_clip's cache, and load them."""
     import open_clip
 
+    # It warns of every attempt; what matters of a failure is in the error below.
+    hub = logging.getLogger("huggingface_hub")
+    level = hub.level
+    hub.setLevel(logging.ERROR)
     try:
         file = open_clip.download_pretrained(dict(source))
         open_clip.load_checkpoint(model, file)
@@ -303,6 +308,8 @@ def _fetch_into(model: Any, source: Mapping[str, Any], what: str) -> None:
             f"The weights {what} could not be fetched ({error}). "
             "Check the connection, or download the file elsewhere and give its path."
         ) from error
+    finally:
+        hub.setLevel(level)
 
 
 #: What OpenAI's files hold beside tensors of the model.
