@@ -1,6 +1,6 @@
 """Write the shipped files from a run.
 
-``python -m starter.export networks --out starter_run``: SAM and CLIP in half precision, for stage 3.
+``python -m starter.export networks --out starter_run``: SAM and CLIP, which stage 3 needs.
 ``python -m starter.export adapter --out starter_run``: the adapter with its threshold and scores.
 
 The presence threshold is chosen on the validation images, where present words are found as often
@@ -23,7 +23,7 @@ from napari_clipsam.models.clip import build_clip
 from napari_clipsam.models.sam import Sam
 from napari_clipsam.models.weights import save_clip, save_sam
 from starter import config, phrases
-from starter.stage_adapter import Frozen
+from starter.frozen import Frozen
 from starter.validate import concept_outcomes, prompt_scores
 
 __all__ = ["balanced_threshold", "export_adapter", "export_networks", "main"]

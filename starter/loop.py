@@ -158,7 +158,7 @@ class Run:
         self.save()
 
     def update(self) -> None:
-        """Apply the gradients gathered so far; a step with a value that is not finite is skipped."""
+        """Apply the gradients gathered so far; skip a step with a value that is not finite."""
         norm = nn.utils.clip_grad_norm_(self.parameters, 1.0)
         if torch.isfinite(norm):
             self.optimizer.step()

@@ -19,12 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from napari_clipsam.adapters.inject import Adapter, build_adapter
-from napari_clipsam.models.clip import Clip
-from napari_clipsam.models.sam import Decoded, Sam, decode, embed_masks, embed_points
-from napari_clipsam.models.weights import load_clip, load_sam
+from napari_clipsam.models.sam import Decoded
 from napari_clipsam.semantics import (
     Signals,
-    concept_prompts,
     cosine_statistics,
     make_signals,
     text_vector,
@@ -32,6 +29,7 @@ from napari_clipsam.semantics import (
 from napari_clipsam.training.losses import mask_loss, soft_iou
 from starter import config, phrases
 from starter.batches import Batch, BatchMaker, Objects, prefetch
+from starter.frozen import Frozen, decode_concept
 from starter.loop import Run, arguments, autocast, training_store
 from starter.stage_sam import correction_rounds
 from starter.validate import concept_scores
@@ -89,63 +87,26 @@ def draw_pairs(batch: Batch, rng: np.random.Generator) -> Pairs:
     )
 
 
-class Frozen:
-    """The networks of the stages before, and what they say of a batch."""
-
-    def __init__(self, base: Path, device: str) -> None:
-        self.sam: Sam = load_sam(base / "sam.safetensors").to(device).requires_grad_(False)
-        self.clip: Clip = load_clip(base / "clip.safetensors").to(device).requires_grad_(False)
-        self.concepts = {
-            name: self.clip.concept(words[0]) for name, words in phrases.CONCEPTS.items()
-        }
-
-    @torch.no_grad()
-    def see(self, batch: Batch, pairs: Pairs, adapter: Adapter) -> tuple[Tensor, Signals, Tensor]:
-        """Trunk tokens and signals of the pairs, and the crops' heights and widths (P, 2)."""
-        with autocast(batch.pixels.device.type):
-            tokens = self.sam.trunk(batch.pixels, adapter.split)
-            dense = self.clip.dense(batch.pixels)
-            spoken = self.clip.encode_texts(pairs.texts)
-        concepts = [
-            self.concepts[name] if name else spoken[i].float() for i, name in enumerate(pairs.plain)
-        ]
-        text = text_vector(torch.stack(concepts), self.clip.redundant())
-        cell = batch.valid.shape[-1] // self.clip.grid
-        valid = F.max_pool2d(batch.valid[:, None].float(), cell)[:, 0].flatten(1) > 0
-        resized = torch.stack([batch.valid.any(2).sum(1), batch.valid.any(1).sum(1)], dim=1)
-        signals = make_signals(
-            dense.float()[pairs.crop], text, adapter.config.normalisation, valid[pairs.crop]
-        )
-        return tokens[pairs.crop], signals, resized[pairs.crop]
-
-
-def decode_concept(
-    adapter: Adapter,
-    embedding: Tensor,
-    signals: Signals,
-    resized: Tensor,
-    generator: torch.Generator,
-) -> Decoded:
-    """The concept mask of every pair, prompted as the product prompts it."""
-    settings, encoder = adapter.config, adapter.prompt_encoder
-    prompts = concept_prompts(
-        signals,
-        encoder.input_image_size[0],
-        encoder.mask_input_size[0],
-        settings.map_threshold,
-        settings.n_points,
-        generator,
-        resized,
+@torch.no_grad()
+def see(
+    frozen: Frozen, batch: Batch, pairs: Pairs, adapter: Adapter
+) -> tuple[Tensor, Signals, Tensor]:
+    """Trunk tokens and signals of the pairs, and the crops' heights and widths (P, 2)."""
+    with autocast(batch.pixels.device.type):
+        tokens = frozen.sam.trunk(batch.pixels, adapter.split)
+        dense = frozen.clip.dense(batch.pixels)
+        spoken = frozen.clip.encode_texts(pairs.texts)
+    concepts = [
+        frozen.concepts[name] if name else spoken[i].float() for i, name in enumerate(pairs.plain)
+    ]
+    text = text_vector(torch.stack(concepts), frozen.clip.redundant())
+    cell = batch.valid.shape[-1] // frozen.clip.grid
+    valid = F.max_pool2d(batch.valid[:, None].float(), cell)[:, 0].flatten(1) > 0
+    resized = torch.stack([batch.valid.any(2).sum(1), batch.valid.any(1).sum(1)], dim=1)
+    signals = make_signals(
+        dense.float()[pairs.crop], text, adapter.config.normalisation, valid[pairs.crop]
     )
-    n = len(embedding)
-    # As the product does: SAM pads the points of a prompt that has no box.
-    points = F.pad(prompts.points, (0, 0, 0, 1))
-    labels = F.pad(torch.ones(n, settings.n_points, device=embedding.device), (0, 1), value=-1.0)
-    sparse = embed_points(encoder, points, labels.long())
-    sparse = torch.cat([sparse, adapter.target_tokens("concept", n)], dim=1)
-    dense = embed_masks(encoder, prompts.mask, n)
-    pe = encoder.get_dense_pe()
-    return decode(adapter.mask_decoder, embedding, pe, sparse, dense, multimask=False)
+    return tokens[pairs.crop], signals, resized[pairs.crop]
 
 
 def concept_loss(decoded: Decoded, batch: Batch, pairs: Pairs) -> tuple[Tensor, Tensor]:
@@ -222,7 +183,7 @@ def _step(
     rounds: int,
 ) -> None:
     adapter = run.model
-    tokens, signals, resized = frozen.see(batch, pairs, adapter)
+    tokens, signals, resized = see(frozen, batch, pairs, adapter)
     with autocast(batch.pixels.device.type):
         embedding = frozen.sam.head(tokens, adapter.split, adapter.condition(signals))
     leaf = embedding.detach().requires_grad_()

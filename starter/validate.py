@@ -18,10 +18,10 @@ from napari_clipsam.semantics import Signals, cosine_statistics, make_signals, t
 from napari_clipsam.training.metrics import dice, innermost_pixel, tight_box
 from starter import phrases
 from starter.data import Sample, load_split
+from starter.frozen import Frozen, decode_concept
 
 if TYPE_CHECKING:
     from napari_clipsam.adapters.inject import Adapter
-    from starter.stage_adapter import Frozen
 
 __all__ = [
     "concept_scores",
@@ -167,8 +167,6 @@ def concept_outcomes(
     adapter: Adapter, frozen: Frozen, options: argparse.Namespace
 ) -> tuple[dict[str, float], list[float], list[float]]:
     """Scores, and the presence log-odds of words that are there and of words that are not."""
-    from starter.stage_adapter import decode_concept
-
     sam, clip = frozen.sam, frozen.clip
     size = sam.config.input_size
     scores: dict[str, list[float]] = {}
