@@ -12,6 +12,7 @@ from torch import Tensor
 from napari_clipsam.semantics import (
     Signals,
     binary_prompt,
+    concept_prompts,
     cosine_statistics,
     make_signals,
     min_max,
@@ -247,6 +248,46 @@ def test_plane_cells_by_hand() -> None:
     assert found[0, 0].tolist() == [[True, True, False, False]] * 4
     # A plane one pixel high is thinner than a cell; its first row counts all the same.
     assert found[1, 0].tolist() == [[True] * 4] + [[False] * 4] * 3
+
+
+# ---------------------------------------------------------------- all prompts of a concept
+
+
+def padded(seed: int = 0) -> tuple[Signals, Tensor]:
+    """Signals of a plane that fills the upper 40 of 64 model pixels, and its height and width."""
+    valid = torch.ones(1, 64, dtype=torch.bool)
+    valid[:, 40:] = False
+    dense = random(1, 65, 4, seed=seed)
+    dense[0, 1 + 36] = 50 * torch.eye(4)[0]
+    return make_signals(dense, torch.eye(4)[:1], "channel", valid), torch.tensor([[38, 64]])
+
+
+def test_prompts_of_a_concept_come_from_one_map() -> None:
+    signals, resized = padded()
+    found = concept_prompts(signals, 64, 32, 0.8, 6, seeded(0), resized)
+    inside = plane_cells(resized, 64, 32)
+    close(found.similarity, similarity_map(signals, 64, 32) * inside)
+    close(found.mask, binary_prompt(found.similarity, 0.8))
+    drawn = points_from_map(found.similarity, 0.8, 6, 64, seeded(0), inside)
+    close(found.points, drawn)
+
+
+def test_the_padding_holds_no_prompt_of_a_concept() -> None:
+    """The strongest patch lies on the border, a part of it in the padding."""
+    signals, resized = padded()
+    found = concept_prompts(signals, 64, 32, 0.5, 200, seeded(0), resized)
+    assert found.mask[..., :19, :].any() and not found.mask[..., 19:, :].any()
+    assert not found.similarity[..., 19:, :].any()
+    assert (found.points[..., 1] < 38).all()
+    whole = concept_prompts(signals, 64, 32, 0.5, 200, seeded(0))
+    assert whole.mask[..., 19:, :].any()
+
+
+def test_without_an_adapter_the_mask_prompt_is_logits() -> None:
+    signals, resized = padded()
+    found = concept_prompts(signals, 64, 32, 0.8, 6, seeded(0), resized, as_logits=True)
+    assert set(found.mask.unique().tolist()) == {-10.0, 10.0}
+    assert torch.equal(found.mask > 0, found.similarity > 0.8)
 
 
 # ---------------------------------------------------------------- presence
