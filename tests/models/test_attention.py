@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from segment_anything.modeling.image_encoder import Attention
 from tiny import randomise
 
+from napari_clipsam.models import attention as module
 from napari_clipsam.models.attention import grid_attention
 
 DIM, HEADS = 24, 3
@@ -22,11 +24,38 @@ def tokens(*shape: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("grid", [(5, 5), (4, 7), (1, 6), (1, 1)])
 @pytest.mark.parametrize("use_rel_pos", [True, False])
-def test_equals_the_original(grid: tuple[int, int], use_rel_pos: bool) -> None:
-    attention = make_attention(grid, use_rel_pos)
+@pytest.mark.parametrize("training", [True, False])
+def test_equals_the_original(grid: tuple[int, int], use_rel_pos: bool, training: bool) -> None:
+    attention = make_attention(grid, use_rel_pos).requires_grad_(training)
     x = tokens(2, *grid)
 
     torch.testing.assert_close(grid_attention(attention, x), attention(x), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("entries", [1, 2 * HEADS * 28 * 5, 2 * HEADS * 28 * 28])
+def test_how_much_of_the_bias_is_held_at_once_changes_nothing(
+    entries: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_MASK_ENTRIES", entries)
+    attention = make_attention((4, 7)).requires_grad_(False)
+    x = tokens(2, 4, 7)
+
+    torch.testing.assert_close(grid_attention(attention, x), attention(x), atol=1e-5, rtol=0)
+
+
+def test_only_some_rows_of_the_bias_are_held_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = []
+    attend = F.scaled_dot_product_attention
+
+    def watched(*args: torch.Tensor, attn_mask: torch.Tensor, scale: float) -> torch.Tensor:
+        held.append(attn_mask.numel())
+        return attend(*args, attn_mask=attn_mask, scale=scale)
+
+    monkeypatch.setattr(module, "_MASK_ENTRIES", limit := 2 * HEADS * 28 * 5)
+    monkeypatch.setattr(F, "scaled_dot_product_attention", watched)
+    grid_attention(make_attention((4, 7)).requires_grad_(False), tokens(2, 4, 7))
+
+    assert max(held) <= limit and sum(held) == 2 * HEADS * 28 * 28
 
 
 def test_relative_positions_are_not_a_detail() -> None:
