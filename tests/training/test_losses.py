@@ -159,6 +159,7 @@ def test_soft_iou_by_hand() -> None:
     close(found, torch.tensor([2 / 4]))
     assert not found.requires_grad
     close(soft_iou(logits, target(1, 1, 1, 0), target(1, 1, 1, 0)), torch.tensor([2 / 3]))
+    close(soft_iou(logits[..., :1], target(1)), torch.tensor([1.0]))
 
 
 def test_soft_iou_of_nothing_is_zero() -> None:
