@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,8 +15,18 @@ from napari_clipsam.models.sam import Decoded, Sam, decode, embed_masks, embed_p
 from napari_clipsam.models.weights import load_clip, load_sam
 from napari_clipsam.semantics import Signals, concept_prompts
 from starter import phrases
+from starter.batches import Batch
+from starter.loop import autocast
+from starter.windows import Windows
 
-__all__ = ["Frozen", "decode_concept"]
+__all__ = ["Features", "Frozen", "decode_concept"]
+
+
+class Features(NamedTuple):
+    """What the frozen networks see of B crops: tokens (B, G, G, C) and V (B, 1 + N, D)."""
+
+    tokens: Tensor
+    dense: Tensor
 
 
 class Frozen:
@@ -28,6 +39,12 @@ class Frozen:
             name: self.clip.concept(words[0]) for name, words in phrases.CONCEPTS.items()
         }
 
+    @torch.no_grad()
+    def features(self, batch: Batch, split: int) -> Features:
+        """Trunk tokens and dense CLIP features of the crops of a batch."""
+        with autocast(batch.pixels.device.type):
+            return Features(self.sam.trunk(batch.pixels, split), self.clip.dense(batch.pixels))
+
 
 def decode_concept(
     adapter: Adapter,
@@ -35,8 +52,12 @@ def decode_concept(
     signals: Signals,
     resized: Tensor,
     generator: torch.Generator,
+    windows: Windows | None = None,
 ) -> Decoded:
-    """The concept mask of every pair, prompted as the product prompts it."""
+    """The concept mask of every pair, prompted as the product prompts it.
+
+    With windows, `embedding` shows only a part of each canvas, and so do the logits.
+    """
     settings, encoder = adapter.config, adapter.prompt_encoder
     prompts = concept_prompts(
         signals,
@@ -53,6 +74,8 @@ def decode_concept(
     labels = F.pad(torch.ones(n, settings.n_points, device=embedding.device), (0, 1), value=-1.0)
     sparse = embed_points(encoder, points, labels.long())
     sparse = torch.cat([sparse, adapter.target_tokens("concept", n)], dim=1)
-    dense = embed_masks(encoder, prompts.mask, n)
-    pe = encoder.get_dense_pe()
+    mask, pe = prompts.mask, encoder.get_dense_pe()
+    if windows is not None:
+        mask, pe = windows.cut(mask), windows.cut(pe.expand(n, -1, -1, -1))
+    dense = embed_masks(encoder, mask, n)
     return decode(adapter.mask_decoder, embedding, pe, sparse, dense, multimask=False)

@@ -10,7 +10,7 @@ absent texts for presence. Two-concept crops ask for both, so that only the word
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from napari_clipsam.adapters.inject import Adapter, build_adapter
-from napari_clipsam.models.sam import Decoded
+from napari_clipsam.models.sam import BlockAdapter, Decoded, SamConfig
 from napari_clipsam.semantics import (
     Signals,
     cosine_statistics,
@@ -29,10 +29,12 @@ from napari_clipsam.semantics import (
 from napari_clipsam.training.losses import mask_loss, soft_iou
 from starter import config, phrases
 from starter.batches import Batch, BatchMaker, Objects, prefetch
-from starter.frozen import Frozen, decode_concept
+from starter.crops import CropStore
+from starter.frozen import Features, Frozen, decode_concept
 from starter.loop import Run, arguments, autocast, training_store
 from starter.stage_sam import correction_rounds
 from starter.validate import concept_scores
+from starter.windows import Windows
 
 __all__ = ["Pairs", "main"]
 
@@ -89,12 +91,10 @@ def draw_pairs(batch: Batch, rng: np.random.Generator) -> Pairs:
 
 @torch.no_grad()
 def see(
-    frozen: Frozen, batch: Batch, pairs: Pairs, adapter: Adapter
+    frozen: Frozen, batch: Batch, pairs: Pairs, adapter: Adapter, features: Features
 ) -> tuple[Tensor, Signals, Tensor]:
     """Trunk tokens and signals of the pairs, and the crops' heights and widths (P, 2)."""
     with autocast(batch.pixels.device.type):
-        tokens = frozen.sam.trunk(batch.pixels, adapter.split)
-        dense = frozen.clip.dense(batch.pixels)
         spoken = frozen.clip.encode_texts(pairs.texts)
     concepts = [
         frozen.concepts[name] if name else spoken[i].float() for i, name in enumerate(pairs.plain)
@@ -104,17 +104,43 @@ def see(
     valid = F.max_pool2d(batch.valid[:, None].float(), cell)[:, 0].flatten(1) > 0
     resized = torch.stack([batch.valid.any(2).sum(1), batch.valid.any(1).sum(1)], dim=1)
     signals = make_signals(
-        dense.float()[pairs.crop], text, adapter.config.normalisation, valid[pairs.crop]
+        features.dense.float()[pairs.crop], text, adapter.config.normalisation, valid[pairs.crop]
     )
-    return tokens[pairs.crop], signals, resized[pairs.crop]
+    return features.tokens[pairs.crop], signals, resized[pairs.crop]
 
 
-def concept_loss(decoded: Decoded, batch: Batch, pairs: Pairs) -> tuple[Tensor, Tensor]:
+def choose_windows(
+    batch: Batch, pairs: Pairs, side: int, shape: SamConfig, rng: np.random.Generator
+) -> Windows:
+    """A window of every pair, on its concept where there is one, along the attention's windows."""
+    if side == shape.grid:
+        return Windows.whole(len(pairs.row), side, shape.patch_size, pairs.row.device)
+    step = shape.window_size
+    starts = [
+        (y, x)
+        for y in range(0, shape.grid - side + 1, step)
+        for x in range(0, shape.grid - side + 1, step)
+    ]
+    origins = []
+    for crop, row in zip(pairs.crop.tolist(), pairs.row.tolist(), strict=True):
+        shown = batch.valid[crop] if row < 0 else batch.labels[row] > 0
+        cells = F.avg_pool2d(shown[None, None].float(), shape.patch_size)[0, 0]
+        amounts = [float(cells[y : y + side, x : x + side].sum()) for y, x in starts]
+        good = [s for s, amount in zip(starts, amounts, strict=True) if amount > 2]
+        origins.append(good[rng.integers(len(good))] if good else starts[int(np.argmax(amounts))])
+    origin = torch.tensor(origins, device=pairs.row.device)
+    return Windows(origin, side, shape.grid, shape.patch_size)
+
+
+def concept_loss(
+    decoded: Decoded, batch: Batch, pairs: Pairs, windows: Windows
+) -> tuple[Tensor, Tensor]:
     """Mask and quality loss of the pairs that are there, and their mean IoU."""
     there = pairs.row >= 0
     rows = pairs.row[there]
     target = F.avg_pool2d((batch.labels[rows] > 0).float()[:, None], 2)[:, 0]
     weight = (F.avg_pool2d(batch.weights[rows][:, None], 2)[:, 0] > 0.5).float()
+    target, weight = (windows.cut(m, there.nonzero()[:, 0]) for m in (target, weight))
     logits = decoded.logits.float()[there, 0]
     quality = soft_iou(logits, target, weight)
     loss = mask_loss(logits, target, pixel_weight=weight).mean()
@@ -135,6 +161,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--objects", type=int, default=4, help="objects of a pair")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--crops", type=int, default=0, help="compute features of so many once")
+    parser.add_argument("--window", type=int, default=config.SAM.grid, help="tokens trained on")
+    parser.add_argument("--log-every", type=int, default=100)
+    parser.add_argument("--validate-every", type=int, default=1000)
     options = parser.parse_args(argv)
     torch.manual_seed(options.seed)
     frozen = Frozen(Path(options.base), options.device)
@@ -147,11 +177,12 @@ def main(argv: list[str] | None = None) -> None:
     store = training_store(options)
     run = Run("adapter", adapter, groups, options)
     maker = BatchMaker(store, config.SAM.input_size, options.seed + 100 + run.step)
-    batches = prefetch(lambda: _draw(maker, options), options.device)
+    kept = CropStore(maker, frozen, adapter.split, options.crops) if options.crops else None
+    batches = prefetch(lambda: _draw(maker, kept, options), options.device)
     generator = torch.Generator(options.device).manual_seed(options.seed + run.step)
     for step in run.steps():
         _step(run, frozen, *next(batches), generator, 1 + step % options.rounds)
-        if (step + 1) % 1000 == 0:
+        if (step + 1) % options.validate_every == 0:
             run.report(concept_scores(run.average.model, frozen, options), "val")
             run.save()
     run.report(concept_scores(run.average.model, frozen, options), "val")
@@ -162,50 +193,73 @@ def _others(adapter: Adapter) -> list[nn.Parameter]:
     return [p for p in adapter.parameters() if id(p) not in blocks]
 
 
-def _draw(maker: BatchMaker, options: argparse.Namespace) -> tuple[Batch, Pairs, Objects]:
-    batch = maker.draw(options.batch)
+def _draw(
+    maker: BatchMaker, kept: CropStore | None, options: argparse.Namespace
+) -> tuple[Batch, Features | None, Pairs, Windows, Objects]:
+    if kept is None:
+        batch, features = maker.draw(options.batch), None
+    else:
+        batch, features = kept.draw(options.batch)
     pairs = draw_pairs(batch, maker.rng)
+    windows = choose_windows(batch, pairs, options.window, config.SAM, maker.rng)
+    return batch, features, pairs, windows, _objects(maker, batch, pairs, windows, options.objects)
+
+
+def _objects(
+    maker: BatchMaker, batch: Batch, pairs: Pairs, windows: Windows, count: int
+) -> Objects:
+    """Objects of the pairs' concepts inside their windows; `image` is the pair's index."""
     rows = [r for r in pairs.row.tolist() if r >= 0]
-    objects = maker.objects(batch, options.objects, rows)
-    # Objects are decoded against the embedding of their own pair.
+    objects = maker.objects(batch, count, rows)
     pair_of = {r: p for p, r in enumerate(pairs.row.tolist())}
-    image = torch.tensor([pair_of[r] for r in objects.row.tolist()], device=batch.pixels.device)
-    return batch, pairs, Objects(objects.masks, objects.weights, objects.row, image.long())
+    pair = torch.tensor([pair_of[r] for r in objects.row.tolist()], device=pairs.row.device).long()
+    masks, weights = windows.cut(objects.masks, pair), windows.cut(objects.weights, pair)
+    inside = masks.sum(dim=(1, 2)) >= 0.9 * objects.masks.sum(dim=(1, 2))
+    return Objects(masks[inside], weights[inside], objects.row[inside], pair[inside])
+
+
+def _conditioning(adapter: Adapter, signals: Signals, windows: Windows) -> list[BlockAdapter]:
+    """The adapter bound to signals of whole canvases, cut to the windows."""
+    bound = adapter.condition(signals)
+    if windows.side == windows.grid:
+        return bound
+    return [replace(b, injection=windows.cut_last(b.injection)) for b in bound]
 
 
 def _step(
     run: Run,
     frozen: Frozen,
     batch: Batch,
+    features: Features | None,
     pairs: Pairs,
+    windows: Windows,
     objects: Objects,
     generator: torch.Generator,
     rounds: int,
 ) -> None:
     adapter = run.model
-    tokens, signals, resized = see(frozen, batch, pairs, adapter)
-    with autocast(batch.pixels.device.type):
-        embedding = frozen.sam.head(tokens, adapter.split, adapter.condition(signals))
+    device = pairs.row.device.type
+    features = features or frozen.features(batch, adapter.split)
+    tokens, signals, resized = see(frozen, batch, pairs, adapter, features)
+    with autocast(device):
+        conditioning = _conditioning(adapter, signals, windows)
+        embedding = frozen.sam.head(windows.cut_last(tokens), adapter.split, conditioning)
     leaf = embedding.detach().requires_grad_()
-    with autocast(batch.pixels.device.type):
-        decoded = decode_concept(adapter, leaf, signals, resized, generator)
-    mask_term, concept_iou = concept_loss(decoded, batch, pairs)
+    with autocast(device):
+        decoded = decode_concept(adapter, leaf, signals, resized, generator, windows)
+    mask_term, concept_iou = concept_loss(decoded, batch, pairs, windows)
     statistics = cosine_statistics(signals)
     presence = adapter.presence_logits(decoded.iou_token.float(), statistics)
     presence_term = presence_loss(presence, pairs)
     (2 * mask_term + 0.5 * presence_term).backward()
-    loss, ious = correction_rounds(
-        adapter, leaf, objects, rounds, adapter.target_tokens("object", 1)
-    )
+    logged = {"concept": mask_term, "concept_iou": concept_iou, "presence": presence_term}
+    if len(objects.masks):
+        target = adapter.target_tokens("object", 1)
+        loss, ious = correction_rounds(adapter, leaf, objects, rounds, target, windows=windows)
+        logged |= {"object": loss, "first": ious[0]}
     embedding.backward(leaf.grad)
     run.update()
-    run.log(
-        concept=mask_term,
-        concept_iou=concept_iou,
-        presence=presence_term,
-        object=loss,
-        first=ious[0],
-    )
+    run.log(run.options.log_every, **logged)
 
 
 if __name__ == "__main__":

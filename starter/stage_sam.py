@@ -28,6 +28,7 @@ from starter import config
 from starter.batches import Batch, BatchMaker, Objects, prefetch
 from starter.loop import Run, arguments, autocast, training_store
 from starter.validate import prompt_scores
+from starter.windows import Windows
 
 __all__ = ["Clicks", "correction_rounds", "main"]
 
@@ -125,6 +126,7 @@ def correction_rounds(
     rounds: int,
     extra: Tensor | None = None,
     balance: float = 2.0,
+    windows: Windows | None = None,
 ) -> tuple[Tensor, list[Tensor]]:
     """Prompt, decode and correct; gradients of each round flow into `embedding` at once.
 
@@ -136,6 +138,8 @@ def correction_rounds(
         A leaf; its ``grad`` is filled.
     extra : Tensor, shape (1, 1, C), optional
         A target token that joins the sparse prompts.
+    windows : Windows, optional
+        The parts of the canvases that `embedding` and the objects' masks show.
 
     Returns
     -------
@@ -145,16 +149,21 @@ def correction_rounds(
         Mean IoU after each round.
     """
     size = sam.prompt_encoder.input_image_size[0]
+    pe, offset = sam.prompt_encoder.get_dense_pe(), embedding.new_zeros(1, 1, 2)
+    if windows is not None:
+        size = windows.pixels
+        offset = windows.offset(objects.image)[:, None]
+        pe = windows.cut(pe.expand(len(objects.image), -1, -1, -1), objects.image)
     clicks = Clicks(objects, size)
     total = embedding.new_zeros(())
     ious = []
     for i in range(rounds):
         with autocast(embedding.device.type):
-            sparse = embed_points(sam.prompt_encoder, clicks.coords, clicks.labels)
+            sparse = embed_points(sam.prompt_encoder, clicks.coords + offset, clicks.labels)
             if extra is not None:
                 sparse = torch.cat([sparse, extra.expand(len(sparse), -1, -1)], dim=1)
             dense = embed_masks(sam.prompt_encoder, clicks.mask, len(sparse))
-            pe = sam.prompt_encoder.get_dense_pe()
+            dense = dense[..., : pe.shape[-2], : pe.shape[-1]]
             decoded = decode(
                 sam.mask_decoder,
                 embedding[objects.image],
