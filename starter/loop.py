@@ -32,6 +32,7 @@ def arguments(description: str, steps: int) -> argparse.ArgumentParser:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--generated", type=int, default=6000, help="number of generated images")
     parser.add_argument("--workers", type=int, default=2, help="processes that generate them")
+    parser.add_argument("--save-every", type=int, default=200, help="steps")
     parser.add_argument("--seed", type=int, default=0)
     return parser
 
@@ -155,6 +156,8 @@ class Run:
                 group["lr"] = rate * factor
             yield self.step
             self.step += 1
+            if self.step % self.options.save_every == 0:
+                self.save()
         self.save()
 
     def update(self) -> None:

@@ -184,7 +184,6 @@ def main(argv: list[str] | None = None) -> None:
         _step(run, frozen, *next(batches), generator, 1 + step % options.rounds)
         if (step + 1) % options.validate_every == 0:
             run.report(concept_scores(run.average.model, frozen, options), "val")
-            run.save()
     run.report(concept_scores(run.average.model, frozen, options), "val")
 
 

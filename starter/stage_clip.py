@@ -158,7 +158,6 @@ def main(argv: list[str] | None = None) -> None:
         _step(run, *next(batches), template_ids)
         if (step + 1) % 1000 == 0:
             run.report(word_scores(run.average.model["clip"], options), "val")
-            run.save()
     run.report(word_scores(run.average.model["clip"], options), "val")
 
 

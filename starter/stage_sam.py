@@ -262,7 +262,6 @@ def main(argv: list[str] | None = None) -> None:
         _step(run, *next(batches), 1 + step % options.rounds, options.balance)
         if (step + 1) % 1000 == 0:
             run.report(prompt_scores(run.average.model["sam"], options), "val")
-            run.save()
     run.report(prompt_scores(run.average.model["sam"], options), "val")
 
 

@@ -1,7 +1,7 @@
 """Windows of the model's square: a part of every canvas is trained on, at a part of the cost.
 
-The head's attention runs in fixed windows and the decoder's positions are relative to the canvas, so
-a part cut along those windows is treated as it would be inside the whole: only the borders of the
+The head attends in fixed windows and the decoder's positions are those of the canvas, so a part cut
+along those windows is treated as it would be inside the whole: only the borders of the
 neck's convolution differ.
 """
 

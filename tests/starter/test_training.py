@@ -199,7 +199,7 @@ def test_a_stage_lowers_its_loss(
 def test_the_learning_rate_warms_up_and_falls(tiny: None, tmp_path: Path) -> None:
     model = torch.nn.Linear(2, 2)
     groups = [{"params": list(model.parameters()), "lr": 1.0, "weight_decay": 0.0}]
-    options = argparse.Namespace(out=str(tmp_path), steps=40, minutes=None, stop_after=None)
+    options = argparse.Namespace(out=str(tmp_path), steps=40, minutes=None, stop_after=None, save_every=9)
     run = loop.Run("line", model, groups, options)
     rates = [run.optimizer.param_groups[0]["lr"] for _ in run.steps()]
     assert rates[0] < rates[4]
