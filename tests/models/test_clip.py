@@ -15,6 +15,7 @@ import torch
 from open_clip import CLIP, CustomTextCLIP, SimpleTokenizer
 from tiny import CLIP_ARCHITECTURE, randomise, tiny_clip
 from torch import Tensor
+from torchvision.transforms.v2.functional import resize
 
 from napari_clipsam.errors import ConfigError, WeightsError, WordError
 from napari_clipsam.models.clip import (
@@ -109,6 +110,13 @@ def test_larger_planes_are_resized_like_an_image() -> None:
         small, large = (clip.dense(flat.expand(1, 3, s, s)) for s in (64, 200))
 
     close(large, small, atol=1e-5, rtol=0)
+
+
+def test_what_is_finer_than_its_pixels_is_averaged_not_picked() -> None:
+    clip = tiny_clip()
+    averaged = resize(pixels(192), [64, 64], antialias=True)
+    with torch.inference_mode():
+        close(clip.dense(pixels(192)), clip.dense(averaged), atol=1e-5, rtol=0)
 
 
 class Doubled:
@@ -301,6 +309,7 @@ def _models(tmp_path_factory: pytest.TempPathFactory) -> None:
         average=timm_model("test_vit", "avg"),
         registers=timm_model("test_vit2", "avg"),
         mapped=timm_model("test_vit3", "map"),
+        relative=timm_model("test_vit_relpos", "avg"),  # no tokens but those of patches
         convnext=timm_model("test_convnext", "avg"),
         newer={**plain, "vision_cfg": {"timm_model_name": "no_such_tower", "image_size": 32}},
     )
@@ -425,7 +434,7 @@ def test_towers_without_dense_features_are_refused_before_any_download(
         load_open_clip(f"{TINY}-{name}", "openai")
 
 
-@pytest.mark.parametrize("name", ["token", "average", "registers", "mapped"])
+@pytest.mark.parametrize("name", ["token", "average", "registers", "mapped", "relative"])
 @pytest.mark.parametrize("input_size", [160, 64])
 def test_towers_of_timm_give_plain_dense_features(
     name: str, input_size: int, tmp_path: Path
@@ -457,6 +466,28 @@ def test_a_patch_of_a_timm_tower_is_described_by_its_own_token(tmp_path: Path) -
         change = (clip.dense(spotted) - clip.dense(pixels(160)))[:, 1:].norm(dim=-1)
 
     assert change.argmax(dim=1).tolist() == [2 * 10 + 5] * 2
+
+
+def test_patches_of_a_timm_tower_are_normed_once_where_it_norms_tokens() -> None:
+    clip = build_clip(ClipConfig(timm_model("test_vit", "token"), input_size=160))
+    randomise(clip.model, 2, spread=0.1)
+    visual = clip.model.visual
+    with torch.inference_mode():
+        (last,) = visual.trunk.forward_intermediates(
+            pixels(160), indices=1, norm=True, output_fmt="NLC", intermediates_only=True
+        )
+
+        close(clip.dense(pixels(160))[:, 1:], visual.head(last), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_vit2"])
+def test_a_single_patch_is_its_own_average(name: str) -> None:
+    clip = build_clip(ClipConfig(timm_model(name, "avg"), input_size=16))
+    randomise(clip.model, 2, spread=0.1)
+    with torch.inference_mode():
+        dense = clip.dense(pixels(16))
+
+    close(dense[:, 1], dense[:, 0], atol=1e-5, rtol=0)
 
 
 def test_a_tower_of_one_size_alone_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -84,7 +84,8 @@ def prefixed(prefix: str, state: State) -> State:
 
 
 def with_second_decoder(state: State) -> dict[str, Any]:
-    return {"model_state": OrderedDict(state), "decoder_state": {"base.0.weight": torch.ones(2)}}
+    decoder = {f"blocks.{i}.weight": torch.ones(2) for i in range(2 * len(state))}
+    return {"decoder_state": decoder, "model_state": OrderedDict(state)}
 
 
 def training(state: State) -> dict[str, Any]:
@@ -148,6 +149,32 @@ def test_a_loaded_sam_is_ready_and_can_be_trained(state: State, tmp_path: Path) 
 
     assert not sam.training
     assert all(p.grad is not None for p in sam.image_encoder.parameters())
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "_orig_mod.module."])
+def test_prefixes_of_wrappers_are_removed(prefix: str, tmp_path: Path) -> None:
+    wanted = {"module": torch.ones(1), "visual.proj": torch.ones(2)}
+    torch.save(prefixed(prefix, wanted), tmp_path / "clip.pt")
+
+    assert same(read_state(tmp_path / "clip.pt"), wanted)
+
+
+def test_a_prefix_of_some_names_is_part_of_them(tmp_path: Path) -> None:
+    wanted = {"module.a": torch.ones(1), "visual.proj": torch.ones(2)}
+    torch.save(wanted, tmp_path / "clip.pt")
+
+    assert same(read_state(tmp_path / "clip.pt"), wanted)
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "zip"])
+def test_what_was_read_does_not_change_with_the_file(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "weights"
+    size = len(written(kind, path))
+    state = read_state(path)
+    with path.open("r+b") as file:
+        file.write(bytes(size))
+
+    assert torch.equal(state["weight"], torch.arange(4000.0))
 
 
 def test_loading_draws_no_random_numbers(state: State, tmp_path: Path) -> None:
