@@ -16,6 +16,7 @@ from starter import batches, config, export, loop, stage_adapter, stage_clip, st
 from starter.batches import BatchMaker, load_store, prefetch
 from starter.data import Sample
 from starter.synthetic import generate_family
+from starter.windows import Windows
 
 SIZE = 64
 
@@ -199,9 +200,30 @@ def test_a_stage_lowers_its_loss(
 def test_the_learning_rate_warms_up_and_falls(tiny: None, tmp_path: Path) -> None:
     model = torch.nn.Linear(2, 2)
     groups = [{"params": list(model.parameters()), "lr": 1.0, "weight_decay": 0.0}]
-    options = argparse.Namespace(out=str(tmp_path), steps=40, minutes=None, stop_after=None, save_every=9)
+    options = argparse.Namespace(
+        out=str(tmp_path), steps=40, minutes=None, stop_after=None, save_every=9
+    )
     run = loop.Run("line", model, groups, options)
     rates = [run.optimizer.param_groups[0]["lr"] for _ in run.steps()]
     assert rates[0] < rates[4]
     assert max(rates) == pytest.approx(1.0, abs=0.05)
     assert all(a >= b for a, b in itertools.pairwise(rates[5:]))
+
+
+def test_a_window_cuts_maps_of_any_scale_alike() -> None:
+    windows = Windows(torch.tensor([[0, 2], [2, 0]]), side=2, grid=4, stride=8)
+    fine = torch.arange(2 * 16 * 16).view(2, 1, 16, 16).float()
+    coarse = torch.nn.functional.avg_pool2d(fine, 4)
+    cut = torch.nn.functional.avg_pool2d(windows.cut(fine), 4)
+    assert torch.equal(cut, windows.cut(coarse))
+    assert windows.offset(torch.tensor([0, 1])).tolist() == [[16.0, 0.0], [0.0, 16.0]]
+    assert torch.equal(Windows.whole(2, 4, 8, torch.device("cpu")).cut(coarse), coarse)
+
+
+def test_the_adapter_learns_from_windows_of_kept_crops(tiny: None, tmp_path: Path) -> None:
+    stage_sam.main(arguments(tmp_path, 1))
+    stage_clip.main(arguments(tmp_path, 1))
+    export.export_networks(tmp_path)
+    more = ("--base", str(tmp_path), "--crops", "8", "--window", "4", "--save-every", "2")
+    stage_adapter.main(arguments(tmp_path, 3, *more))
+    assert torch.load(tmp_path / "adapter.pt", weights_only=True)["step"] == 3
