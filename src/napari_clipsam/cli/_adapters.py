@@ -1,0 +1,123 @@
+"""``napari-clipsam adapters``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from napari_clipsam.cli._common import (
+    adapters_folder,
+    find_adapter,
+    megabytes,
+    table,
+    user_adapters,
+)
+from napari_clipsam.errors import AdapterError, OutputError
+from napari_clipsam.outputs import check_output
+
+if TYPE_CHECKING:
+    from napari_clipsam.adapters.files import AdapterHeader
+
+__all__ = ["convert_adapter", "list_adapters", "show_adapter"]
+
+_SHOWN_WORDS = 4
+
+
+def list_adapters() -> None:
+    """Print the starter's adapter and the user's own."""
+    from napari_clipsam.adapters.files import read_header
+    from napari_clipsam.models.registry import starter_file
+
+    files = {"starter": starter_file("adapter"), **user_adapters()}
+    rows = []
+    for name, path in files.items():
+        try:
+            rows.append(_row(name, read_header(path)))
+        except AdapterError:
+            rows.append([name, "cannot be read", "-", "-", "-"])
+    print(table(["name", "words", "kind", "base", "size"], rows))
+    print(f"\nAdapters in {adapters_folder()} are known by name; any other is given as a file.")
+
+
+def show_adapter(name_or_file: str) -> None:
+    """Print what an adapter says of itself."""
+    from napari_clipsam.adapters.files import read_header
+
+    path = find_adapter(name_or_file)
+    header = read_header(path)
+    info = header.info
+    facts: dict[str, Any] = {
+        "file": path,
+        "size": megabytes(header.size),
+        "format": header.format_version,
+        "words": ", ".join(info.words) or "any",
+        "taught words": ", ".join(header.taught) or "none",
+        "no match below": "-" if info.threshold is None else f"presence {info.threshold:.3f}",
+        "base model": info.base_identity,
+        "CLIP": info.clip_identity,
+        "parameters": f"{header.n_parameters:,}",
+        **_indented("config", header.config.to_json()),
+        **_indented("provenance", info.provenance),
+        **_indented("scores", info.scores),
+    }
+    if header.unknown:
+        facts["left out"] = f"{', '.join(header.unknown)} (of a newer version)"
+    width = max(map(len, facts))
+    print("\n".join(f"{name.ljust(width)}  {value}" for name, value in facts.items()))
+
+
+def convert_adapter(released: Path, output: Path, overwrite: bool) -> None:
+    """Write the three parts of a checkpoint of the paper's code as files of this program."""
+    from napari_clipsam.adapters.files import save_adapter
+    from napari_clipsam.adapters.released import load_released
+    from napari_clipsam.models.weights import save_clip, save_sam
+
+    if output.suffix != ".safetensors":
+        raise OutputError(f"{output} is not the name of an adapter. Let it end in .safetensors.")
+    sam_file = output.with_name(f"{output.stem}_sam.safetensors")
+    clip_file = output.with_name(f"{output.stem}_clip.safetensors")
+    for path in (output, sam_file, clip_file):
+        check_output(path, overwrite)
+    parts = load_released(released)
+    made: list[Path] = [path for path in (output, sam_file, clip_file) if not path.exists()]
+    try:
+        # Full precision: an adapter belongs to exactly the weights it was trained with.
+        save_sam(parts.sam, sam_file, half=False)
+        save_clip(parts.clip, clip_file, half=False)
+        provenance = {**parts.adapter.info.provenance, "converted_from": released.name}
+        parts.adapter.info = replace(parts.adapter.info, provenance=provenance)
+        save_adapter(parts.adapter, output, overwrite, half=False)
+    except BaseException:
+        for path in made:
+            path.unlink(missing_ok=True)
+        raise
+    for what, path in (("adapter", output), ("SAM", sam_file), ("CLIP", clip_file)):
+        print(f"{what}: {path} ({megabytes(path.stat().st_size)})")
+    print(f"Use them with --model {sam_file} --clip {clip_file} --adapter {output}.")
+
+
+def _row(name: str, header: AdapterHeader) -> list[object]:
+    words = ", ".join(header.info.words[:_SHOWN_WORDS]) or "any"
+    more = len(header.info.words) - _SHOWN_WORDS
+    if more > 0:
+        words += f" and {more} more"
+    return [
+        name,
+        words,
+        header.config.kind,
+        header.info.base_identity[:8],
+        megabytes(header.size),
+    ]
+
+
+def _indented(title: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested values under dotted names."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            found.update(_indented(f"{title}.{name}", value))
+        else:
+            found[f"{title}.{name}"] = f"{value:.4g}" if isinstance(value, float) else value
+    return found

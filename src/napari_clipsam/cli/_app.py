@@ -1,0 +1,335 @@
+"""Commands, their arguments and options; the work is elsewhere and loaded when it is asked for."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+__all__ = ["app"]
+
+#: Neither boxes nor colours: the output is read by people and programs alike.
+_SETTINGS: dict[str, Any] = {
+    "rich_markup_mode": None,
+    "add_completion": False,
+    "pretty_exceptions_enable": False,
+}
+
+app = typer.Typer(
+    help="Segment microscopy images by word, by click and by box.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    **_SETTINGS,
+)
+models_app = typer.Typer(help="List, import and remove SAM weights.", **_SETTINGS)
+adapters_app = typer.Typer(help="List, show and convert adapters.", **_SETTINGS)
+app.add_typer(models_app, name="models")
+app.add_typer(adapters_app, name="adapters")
+
+
+class TargetChoice(StrEnum):
+    """What is segmented."""
+
+    concept = "concept"
+    instances = "instances"
+    object = "object"
+
+
+class PromptChoice(StrEnum):
+    """What an evaluation prompts with."""
+
+    text = "text"
+    point = "point"
+    box = "box"
+
+
+Model = Annotated[str, typer.Option(metavar="NAME|FILE", help="SAM: a name or a weights file.")]
+Clip = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ARCH:TAG|FILE", help="CLIP for a SAM that brings none, e.g. ViT-B-16:openai."
+    ),
+]
+AdapterChoice = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME|FILE|none", help="Adapter; left out, the one that comes with the model."
+    ),
+]
+Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of all random choices.")]
+Axes = Annotated[
+    str | None, typer.Option(metavar="ZYX", help="One letter a dimension, out of T C Z Y X S.")
+]
+Channels = Annotated[
+    str | None, typer.Option(metavar="2|0,1,2", help="One shown grey, or up to three as R, G, B.")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        from napari_clipsam import __version__
+
+        typer.echo(f"napari-clipsam {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Say which.")
+    ] = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command()
+def segment(
+    image: Annotated[
+        Path, typer.Argument(metavar="IMAGE", help="TIFF, PNG, JPEG, OME-Zarr, or a folder.")
+    ],
+    output: Annotated[
+        Path,
+        typer.Option("-o", "--output", metavar="OUT", help="TIFF, or a folder for many outputs."),
+    ],
+    text: Annotated[
+        list[str] | None,
+        typer.Option(metavar="WORD", help="What to look for; several give an output each."),
+    ] = None,
+    point: Annotated[
+        list[str] | None,
+        typer.Option(metavar="[Z,]Y,X[,-]", help="A click; ,- for one beside the object."),
+    ] = None,
+    box: Annotated[
+        list[str] | None,
+        typer.Option(metavar="[Z,]Y0,X0,Y1,X1", help="A box, [Y0, Y1) x [X0, X1)."),
+    ] = None,
+    target: Annotated[
+        TargetChoice | None,
+        typer.Option(help="Left out: concept for a word alone, object with a point or box."),
+    ] = None,
+    model: Model = "starter",
+    clip: Clip = None,
+    adapter: AdapterChoice = None,
+    plane: Annotated[
+        str | None, typer.Option(metavar="Z=12[,T=3]", help="Which plane of a stack, from 0.")
+    ] = None,
+    axes: Axes = None,
+    channels: Channels = None,
+    json: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE|DIR", help="Scores, presence and times; a folder with many."),
+    ] = None,
+    overwrite: Overwrite = False,
+    device: Device = "auto",
+    seed: Seed = 0,
+) -> None:
+    """Segment one plane of an image, or every image of a folder.
+
+    Concept and object are written as 0 and 1, instances as 1..n. A word that is not found gives an
+    empty output.
+    """
+    from napari_clipsam.cli._segment import Segmentation, run
+
+    run(
+        Segmentation(
+            image=image,
+            output=output,
+            texts=tuple(text or ()),
+            points=tuple(point or ()),
+            boxes=tuple(box or ()),
+            target=None if target is None else target.value,
+            model=model,
+            clip=clip,
+            adapter=adapter,
+            plane=plane,
+            axes=axes,
+            channels=channels,
+            json=json,
+            overwrite=overwrite,
+            device=device,
+            seed=seed,
+        )
+    )
+
+
+@app.command()
+def evaluate(
+    images: Annotated[
+        Path, typer.Argument(metavar="IMAGES", help="A file, a folder, or a data folder.")
+    ],
+    labels: Annotated[
+        Path | None,
+        typer.Argument(metavar="LABELS", help="As IMAGES; not needed with --index."),
+    ] = None,
+    prompts: Annotated[PromptChoice, typer.Option(help="What the model is given.")] = ...,  # type: ignore[assignment]
+    text: Annotated[
+        str | None, typer.Option(metavar="WORD", help="The word; it conditions clicks and boxes.")
+    ] = None,
+    target: Annotated[
+        TargetChoice | None,
+        typer.Option(help="Left out: concept for text, object for point and box."),
+    ] = None,
+    model: Model = "starter",
+    clip: Clip = None,
+    adapter: AdapterChoice = None,
+    index: Annotated[
+        Path | None, typer.Option(metavar="CSV", help="Table that pairs, splits and selects.")
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(metavar="NAME", help="With --index: train, val or test.")
+    ] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(metavar="COLUMN=VALUE", help="With --index: only such rows; repeatable."),
+    ] = None,
+    concept: Annotated[
+        str | None,
+        typer.Option(metavar="WORD", help="With --index: labels of this; else of the --text."),
+    ] = None,
+    axes: Axes = None,
+    channels: Channels = None,
+    json: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="All scores, plane by plane.")
+    ] = None,
+    sheet: Annotated[
+        Path | None, typer.Option(metavar="PNG", help="Picture of best, median and worst planes.")
+    ] = None,
+    overwrite: Overwrite = False,
+    device: Device = "auto",
+    seed: Seed = 0,
+) -> None:
+    """Measure a model on labelled images.
+
+    point and box: mean IoU over objects of 20 pixels or more. text: mean IoU and Dice over planes,
+    or AP50 with --target instances.
+    """
+    from napari_clipsam.cli._evaluate import Measurement, run
+
+    run(
+        Measurement(
+            images=images,
+            labels=labels,
+            prompts=prompts.value,
+            text=text,
+            target=None if target is None else target.value,
+            model=model,
+            clip=clip,
+            adapter=adapter,
+            index=index,
+            split=split,
+            where=tuple(where or ()),
+            concept=concept,
+            axes=axes,
+            channels=channels,
+            json=json,
+            sheet=sheet,
+            overwrite=overwrite,
+            device=device,
+            seed=seed,
+        )
+    )
+
+
+@models_app.callback(invoke_without_command=True)
+def _models(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        models_list()
+
+
+@models_app.command("list")
+def models_list() -> None:
+    """List all models that are known, and which are installed."""
+    from napari_clipsam.cli._models import list_models
+
+    list_models()
+
+
+@models_app.command("import")
+def models_import(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What to call it.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="SAM weights: .pth, .safetensors.")],
+) -> None:
+    """Copy SAM weights into the user's folder, to be used by name."""
+    from napari_clipsam.cli._models import import_model
+
+    import_model(name, file)
+
+
+@models_app.command("remove")
+def models_remove(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="An imported model.")],
+) -> None:
+    """Delete the copy of an imported model."""
+    from napari_clipsam.cli._models import remove_model
+
+    remove_model(name)
+
+
+@adapters_app.callback(invoke_without_command=True)
+def _adapters(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        adapters_list()
+
+
+@adapters_app.command("list")
+def adapters_list() -> None:
+    """List the starter's adapter and those in the user's folder."""
+    from napari_clipsam.cli._adapters import list_adapters
+
+    list_adapters()
+
+
+@adapters_app.command("show")
+def adapters_show(
+    file: Annotated[str, typer.Argument(metavar="NAME|FILE", help="An adapter.")],
+) -> None:
+    """Show what an adapter was trained for, on what, and how it scored."""
+    from napari_clipsam.cli._adapters import show_adapter
+
+    show_adapter(file)
+
+
+@adapters_app.command("convert")
+def adapters_convert(
+    released: Annotated[
+        Path, typer.Argument(metavar="RELEASED.pth", help="Checkpoint of the paper's code.")
+    ],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="OUT", help="Ends in .safetensors.")
+    ],
+    overwrite: Overwrite = False,
+) -> None:
+    """Convert a checkpoint of the paper's code into an adapter, and its SAM and CLIP beside it."""
+    from napari_clipsam.cli._adapters import convert_adapter
+
+    convert_adapter(released, output, overwrite)
+
+
+@app.command()
+def doctor() -> None:
+    """Say what is installed, what runs and how fast, and what to mend."""
+    from napari_clipsam.cli._doctor import run
+
+    raise typer.Exit(run())
+
+
+@app.command()
+def demo(
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="FOLDER", help="Made if it is missing.")
+    ] = Path("demo_output"),
+    show: Annotated[
+        bool | None,
+        typer.Option("--show/--no-show", help="Open in napari; left out, where there is a screen."),
+    ] = None,
+    device: Device = "auto",
+) -> None:
+    """Segment two sample images by word and by click; write the masks and a picture of each."""
+    from napari_clipsam.cli._demo import run
+
+    run(output, show, device)

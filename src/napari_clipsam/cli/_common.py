@@ -1,0 +1,176 @@
+"""What several commands need: a Segmenter, progress, tables, JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from napari_clipsam.errors import AdapterError
+from napari_clipsam.outputs import replacing
+
+if TYPE_CHECKING:
+    from napari_clipsam.inference.segmenter import Segmenter
+
+__all__ = [
+    "Progress",
+    "adapters_folder",
+    "find_adapter",
+    "make_segmenter",
+    "megabytes",
+    "plural",
+    "table",
+    "user_adapters",
+    "write_json",
+]
+
+
+def make_segmenter(
+    model: str, clip: str | None, adapter: str | None, device: str, seed: int
+) -> Segmenter:
+    """Load what the options name; what is quick to refuse is refused before any weights are read.
+
+    Raises
+    ------
+    ConfigError, WeightsError, AdapterError
+        A device, model or adapter that is not there or does not fit.
+    """
+    from napari_clipsam.adapters.files import read_header
+    from napari_clipsam.inference.devices import choose_device
+    from napari_clipsam.inference.segmenter import Segmenter
+    from napari_clipsam.models import registry
+
+    choose_device(device)
+    chosen: str | Path | None = None
+    if adapter is None or (adapter == model == "starter" and clip is None):
+        chosen = "default"
+    elif adapter != "none":
+        chosen = find_adapter(adapter)
+        read_header(chosen)
+    return Segmenter(registry.load_model(model, clip), chosen, device, seed=seed)
+
+
+def adapters_folder() -> Path:
+    """Folder of the user's adapters; it may not exist yet."""
+    from napari_clipsam.models.weights import user_folder
+
+    return user_folder() / "adapters"
+
+
+def user_adapters() -> dict[str, Path]:
+    """The user's adapters by name."""
+    return {path.stem: path for path in sorted(adapters_folder().glob("*.safetensors"))}
+
+
+def find_adapter(name_or_file: str) -> Path:
+    """The file of an adapter: the starter's, one of the user's, or a path.
+
+    Raises
+    ------
+    AdapterError
+        There is none of this name.
+    """
+    if name_or_file == "starter":
+        from napari_clipsam.models.registry import starter_file
+
+        return starter_file("adapter")
+    path = Path(name_or_file)
+    if path.is_file():
+        return path
+    own = user_adapters()
+    if name_or_file in own:
+        return own[name_or_file]
+    known = ", ".join(["none", "starter", *own])
+    raise AdapterError(
+        f"There is no adapter '{name_or_file}'. Known are: {known}; the path of a .safetensors "
+        "file works too."
+    )
+
+
+class Progress:
+    """How far a job is, on one line of stderr that is written over; nothing but on a terminal."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._start = time.monotonic()
+        self._width = 0
+
+    def __call__(self, done: int, total: int) -> None:
+        """Show ``done`` of ``total``."""
+        if not sys.stderr.isatty():
+            return
+        text = f"{self._what} {done}/{total}"
+        if 0 < done < total:
+            left = (time.monotonic() - self._start) / done * (total - done)
+            text += f", about {_duration(left)} left"
+        self._write(text)
+
+    def clear(self) -> None:
+        """Leave the line empty for what is printed next."""
+        if self._width:
+            self._write("")
+            sys.stderr.write("\r")
+            sys.stderr.flush()
+
+    def _write(self, text: str) -> None:
+        sys.stderr.write("\r" + text.ljust(self._width))
+        sys.stderr.flush()
+        self._width = len(text)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def plural(count: int, noun: str) -> str:
+    """``1 plane``, ``2 planes``."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
+def megabytes(size: float) -> str:
+    """A number of bytes for people."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Columns of text; those of numbers alone are aligned to the right."""
+    cells = [list(head), *([str(cell) for cell in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    right = [
+        bool(rows) and all(isinstance(cell, int | float) or _numeric(cell) for cell in column)
+        for column in zip(*rows, strict=True)
+    ] or [False] * len(head)
+    lines = (
+        "  ".join(
+            cell.rjust(width) if to_right else cell.ljust(width)
+            for cell, width, to_right in zip(row, widths, right, strict=True)
+        ).rstrip()
+        for row in cells
+    )
+    return "\n".join(lines)
+
+
+def _numeric(cell: object) -> bool:
+    return str(cell).replace(".", "", 1).replace(",", "").isdigit() or cell == "-"
+
+
+def write_json(path: Path, values: Mapping[str, Any], overwrite: bool) -> None:
+    """Write values as JSON, whole or not at all; numbers that are not finite become null."""
+    text = json.dumps(_finite(values), indent=1, ensure_ascii=False, allow_nan=False)
+    with replacing(path, overwrite) as part:
+        part.write_text(text + "\n", encoding="utf-8")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    if isinstance(value, float):
+        return round(value, 6) if abs(value) < float("inf") else None
+    return value

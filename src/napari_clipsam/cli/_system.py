@@ -1,0 +1,86 @@
+"""What this machine has: memory and the size of folders."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from napari_clipsam.errors import PlaneError
+
+__all__ = ["Memory", "check_room", "folder_size", "memory"]
+
+_CGROUPS = (
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    (
+        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+        "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+    ),
+)
+# A plane is held as read, as RGB, as mask and as labels, with a copy of some for a moment.
+_BYTES_A_PIXEL = 9
+
+
+class Memory(NamedTuple):
+    """Bytes in all and free; None where the system does not say."""
+
+    total: int | None
+    free: int | None
+
+
+def memory() -> Memory:
+    """Memory that this process may use, limits of a container included."""
+    total = free = None
+    try:
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                free = int(line.split()[1]) * 1024
+    except (AttributeError, OSError, ValueError):
+        pass
+    for limit_file, used_file in _CGROUPS:
+        try:
+            limit = int(Path(limit_file).read_text())
+            used = int(Path(used_file).read_text())
+        except (OSError, ValueError):
+            continue
+        if total is None or limit < total:
+            total = limit
+            free = limit - used if free is None else min(free, limit - used)
+    return Memory(total, free)
+
+
+def check_room(shape: tuple[int, int], bytes_a_pixel: int, name: str) -> None:
+    """Refuse a plane that memory cannot hold, before it is read.
+
+    Parameters
+    ----------
+    shape : (int, int)
+    bytes_a_pixel : int
+        As stored, all channels that are read.
+    name : str
+
+    Raises
+    ------
+    PlaneError
+    """
+    free = memory().free
+    needed = shape[0] * shape[1] * (_BYTES_A_PIXEL + bytes_a_pixel)
+    if free is not None and needed > free:
+        raise PlaneError(
+            f"{name} has planes of {shape[0]} x {shape[1]} pixels, which take about "
+            f"{needed / 1e9:.1f} GB of memory; {free / 1e9:.1f} GB are free. Cut it into parts, or "
+            "make it smaller."
+        )
+
+
+def folder_size(folder: Path) -> int:
+    """Bytes of all files in a folder; 0 where there is none."""
+    total = 0
+    for root, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(root, name)).st_size
+            except OSError:
+                continue
+    return total
