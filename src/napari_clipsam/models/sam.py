@@ -22,6 +22,7 @@ from napari_clipsam.errors import ConfigError
 from napari_clipsam.models.attention import grid_attention
 from napari_clipsam.models.identity import tensor_identity
 from napari_clipsam.models.stem import PyramidStem
+from napari_clipsam.models.two_way import masks_of, two_way, upscale
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -318,19 +319,18 @@ def decode(
         ``prompt_encoder.get_dense_pe()``.
     sparse : Tensor, shape (N, T, C)
         Point, box and target tokens.
-    dense : Tensor, shape (N, C, G, G)
-        Mask prompts.
+    dense : Tensor, shape (N, C, G, G) or (1, C, G, G)
+        Mask prompts, or one for all; where the embedding is one for all too, work is shared.
     multimask : bool or None
         The three ambiguity-aware masks, the single one, or (None) all four.
     """
     wanted = slice(None) if multimask is None else slice(1, None) if multimask else slice(0, 1)
-    n_prompts = sparse.shape[0]
     tokens = torch.cat([mask_decoder.iou_token.weight, mask_decoder.mask_tokens.weight])
-    tokens = torch.cat([tokens.expand(n_prompts, -1, -1), sparse], dim=1)
+    tokens = torch.cat([tokens.expand(len(sparse), -1, -1), sparse], dim=1)
     source = embedding + dense
-    n, c, h, w = source.shape
-    hidden, source = mask_decoder.transformer(source, image_pe.expand(n, -1, -1, -1), tokens)
-    upscaled = mask_decoder.output_upscaling(source.transpose(1, 2).reshape(n, c, h, w))
+    hidden, image = two_way(
+        mask_decoder.transformer, _positions_first(source), _positions_first(image_pe), tokens
+    )
     mask_tokens = hidden[:, 1 : 1 + mask_decoder.num_mask_tokens]
     weights = torch.stack(
         [
@@ -339,7 +339,8 @@ def decode(
         ],
         dim=1,
     )
-    logits = (weights @ upscaled.flatten(2)).unflatten(2, upscaled.shape[-2:])
+    upscaled = upscale(mask_decoder.output_upscaling, image)
+    logits = masks_of(weights, upscaled, (source.shape[2], source.shape[3]))
     iou_token = hidden[:, 0]
     iou = mask_decoder.iou_prediction_head(iou_token)[:, wanted]
     return Decoded(logits, iou, iou_token)
@@ -363,6 +364,11 @@ def resize_positions(state: dict[str, Tensor], config: SamConfig) -> dict[str, T
                 table = state[name].float().T[None]
                 state[name] = F.interpolate(table, size=2 * grid - 1, mode="linear")[0].T
     return state
+
+
+def _positions_first(grid: Tensor) -> Tensor:
+    """(N, C, G, G) to contiguous (N, G * G, C)."""
+    return grid.flatten(2).transpose(1, 2).contiguous()
 
 
 def _run_block(block: Block, x: Tensor, adapter: BlockAdapter | None) -> Tensor:
