@@ -1,0 +1,86 @@
+"""The documentation: its Python runs, its links lead somewhere, and every page can be found."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+from napari_clipsam.adapters import base
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.glob("*.md"))
+_FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+_LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+def code_blocks(page: Path) -> list[str]:
+    """Blocks marked ``python``, each below as many empty lines as stand before it."""
+    text = page.read_text(encoding="utf-8")
+    return [
+        "\n" * text.count("\n", 0, match.start(2)) + match.group(2)
+        for match in _FENCE.finditer(text)
+        if match.group(1) == "python"
+    ]
+
+
+WITH_CODE = [page for page in PAGES if code_blocks(page)]
+
+
+@pytest.mark.parametrize("page", WITH_CODE, ids=lambda page: page.stem)
+def test_the_python_of_a_page_runs_from_top_to_bottom(
+    page: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # What a page registers is not to outlive it.
+    monkeypatch.setattr(base, "_LAYERS", dict(base._LAYERS))
+    monkeypatch.chdir(tmp_path)
+    module = types.ModuleType("page")
+    # Dataclasses look up the module their annotations belong to.
+    monkeypatch.setitem(sys.modules, "page", module)
+    for block in code_blocks(page):
+        exec(compile(block, str(page), "exec", dont_inherit=True), module.__dict__)
+
+
+# Another interpreter has to import everything again, which takes long where others compute, too.
+@pytest.mark.timeout(300)
+def test_the_example_of_an_adapter_keeps_the_contract_of_all(tmp_path: Path) -> None:
+    (tmp_path / "film.py").write_text(code_blocks(DOCS / "add-an-adapter.md")[0])
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "film", "-p", "no:cacheprovider"]
+    command += ["-k", "film", "tests/adapters/test_contract.py"]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    # All tests of the contract, not merely one.
+    assert int(re.search(r"(\d+) passed", done.stdout).group(1)) >= 15
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md"], ids=lambda page: page.stem)
+def test_links_lead_to_files_that_are_there(page: Path) -> None:
+    targets = [target.partition("#")[0] for target in _LINK.findall(page.read_text("utf-8"))]
+    local = [target for target in targets if target and "://" not in target]
+    missing = [target for target in local if not (page.parent / target).exists()]
+    assert not missing
+
+
+def test_every_page_is_linked_from_the_index() -> None:
+    linked = set(_LINK.findall((DOCS / "index.md").read_text("utf-8")))
+    assert {page.name for page in PAGES} - {"index.md"} <= linked
+
+
+def test_pages_speak_of_no_place_on_one_machine() -> None:
+    for page in PAGES:
+        assert not re.search(r"(?<![\w.])/(?:work|home|root|tmp)/", page.read_text("utf-8")), page
+
+
+def test_code_blocks_are_found_where_they_stand(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("one\n```python\na = 1\n```\n```py\nnot run\n```\n```python\nb = 2\n```\n")
+    assert code_blocks(page) == ["\n\na = 1\n", "\n" * 8 + "b = 2\n"]
