@@ -15,11 +15,11 @@ from napari_clipsam.training.labelled import images_in, is_folder_of_images, ste
 
 __all__ = [
     "Job",
-    "check_jobs",
+    "Plan",
+    "check_outputs",
     "find_images",
-    "make_folders",
     "nothing_left_behind",
-    "plan_jobs",
+    "plan_outputs",
 ]
 
 
@@ -31,6 +31,19 @@ class Job:
     word: str | None
     output: Path
     json: Path | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All outputs of a command, and the folders for them, which may have to be made."""
+
+    jobs: tuple[Job, ...]
+    folders: tuple[Path, ...] = ()
+
+    @property
+    def paths(self) -> list[Path]:
+        """Every file that will be written."""
+        return [p for job in self.jobs for p in (job.output, job.json) if p is not None]
 
 
 def find_images(path: Path) -> list[Path]:
@@ -48,9 +61,9 @@ def find_images(path: Path) -> list[Path]:
     return list(images_in(path).values())
 
 
-def plan_jobs(
+def plan_outputs(
     images: Sequence[Path], words: Sequence[str], output: Path, json: Path | None, many: bool
-) -> list[Job]:
+) -> Plan:
     """Name the outputs.
 
     Parameters
@@ -92,10 +105,13 @@ def plan_jobs(
                 described = json.with_name(json.stem + endings.get(word or "", "") + json.suffix)
             suffix = ".tif" if in_folder else output.suffix
             jobs.append(Job(image, word, folder / f"{name}{suffix}", described))
-    return jobs
+    folders = [output] if in_folder else []
+    if json is not None and json_in_folder:
+        folders.append(json)
+    return Plan(tuple(jobs), tuple(dict.fromkeys(folders)))
 
 
-def check_jobs(jobs: Sequence[Job], overwrite: bool) -> None:
+def check_outputs(plan: Plan, overwrite: bool) -> None:
     """Refuse outputs that could not be written, or that would replace what is read.
 
     Raises
@@ -103,68 +119,51 @@ def check_jobs(jobs: Sequence[Job], overwrite: bool) -> None:
     OutputError
     """
     taken: set[Path] = set()
-    images = {job.image.resolve() for job in jobs}
-    for job in jobs:
-        for path in (job.output, job.json):
-            if path is None:
-                continue
-            where = path.resolve()
-            if where in images:
-                raise OutputError(
-                    f"{path} is an image to be segmented. Choose another name for the output."
-                )
-            if where in taken:
-                raise OutputError(f"{path} would be written twice. Choose different names.")
-            taken.add(where)
-            _check_file(path, overwrite)
+    images = {job.image.resolve() for job in plan.jobs}
+    for folder in plan.folders:
+        _check_folder(folder)
+    for path in plan.paths:
+        where = path.resolve()
+        if where in images:
+            raise OutputError(
+                f"{path} is an image to be segmented. Choose another name for the output."
+            )
+        if where in taken:
+            raise OutputError(f"{path} would be written twice. Choose different names.")
+        taken.add(where)
+        if path.parent.is_dir() or path.parent not in plan.folders:
+            check_output(path, overwrite)
 
 
-def _check_file(path: Path, overwrite: bool) -> None:
-    """`check_output`, for a file whose folder may still have to be made."""
-    folder = path.parent
-    if folder.exists() and not folder.is_dir():
-        raise OutputError(f"{folder} is a file, but a folder is needed. Choose another name.")
+def _check_folder(folder: Path) -> None:
     if folder.is_dir():
-        check_output(path, overwrite)
         return
+    if folder.exists():
+        raise OutputError(f"{folder} is a file, but a folder is needed. Choose another name.")
     if not folder.parent.is_dir():
         raise OutputError(f"The folder {folder.parent} does not exist. Make it, or choose another.")
     if not os.access(folder.parent, os.W_OK):
         raise OutputError(f"The folder {folder.parent} may not be written to. Choose another.")
 
 
-def make_folders(jobs: Sequence[Job]) -> list[Path]:
-    """Make the folders of all outputs; return those that were not there.
+@contextmanager
+def nothing_left_behind(plan: Plan) -> Iterator[None]:
+    """Make folders; should the input prove unusable after all, take back what was written.
+
+    An old file that was replaced is not restored. After any other failure finished results stay.
 
     Raises
     ------
     OutputError
-        One cannot be made.
+        A folder cannot be made.
     """
-    wanted = {path.parent for job in jobs for path in (job.output, job.json) if path is not None}
+    new = [path for path in plan.paths if not path.exists()]
     made = []
-    for folder in sorted(wanted):
-        if not folder.is_dir():
-            try:
-                folder.mkdir()
-            except OSError as error:
-                raise OutputError(
-                    f"The folder {folder} cannot be made ({error.strerror}). Choose another."
-                ) from error
-            made.append(folder)
-    return made
-
-
-@contextmanager
-def nothing_left_behind(jobs: Sequence[Job]) -> Iterator[None]:
-    """Make folders; should the input prove unusable after all, take back what was written.
-
-    Results replaced with leave are not restored. After any other failure finished results stay.
-    """
-    paths = [path for job in jobs for path in (job.output, job.json) if path is not None]
-    new = [path for path in paths if not path.exists()]
-    made = make_folders(jobs)
     try:
+        for folder in plan.folders:
+            if not folder.is_dir():
+                _make(folder)
+                made.append(folder)
         yield
     except InputError:
         for path in new:
@@ -174,6 +173,15 @@ def nothing_left_behind(jobs: Sequence[Job]) -> Iterator[None]:
         for folder in made:
             if not any(folder.iterdir()):
                 folder.rmdir()
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir()
+    except OSError as error:
+        raise OutputError(
+            f"The folder {folder} cannot be made ({error.strerror}). Choose another."
+        ) from error
 
 
 def _in_name(word: str) -> str:

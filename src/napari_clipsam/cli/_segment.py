@@ -12,10 +12,10 @@ import numpy as np
 from napari_clipsam.cli._common import Progress, make_segmenter, plural, write_json
 from napari_clipsam.cli._files import (
     Job,
-    check_jobs,
+    check_outputs,
     find_images,
     nothing_left_behind,
-    plan_jobs,
+    plan_outputs,
 )
 from napari_clipsam.cli._system import check_room
 from napari_clipsam.errors import PromptError
@@ -76,8 +76,8 @@ def run(options: Segmentation) -> None:
     asked = _understand(options)
     images = find_images(options.image)
     many = is_folder_of_images(options.image)
-    jobs = plan_jobs(images, asked.words, options.output, options.json, many)
-    check_jobs(jobs, options.overwrite)
+    plan = plan_outputs(images, asked.words, options.output, options.json, many)
+    check_outputs(plan, options.overwrite)
     for image in images:
         # Of a folder none may turn out to be damaged when others are done.
         _check_image(asked, image, read=many)
@@ -85,11 +85,11 @@ def run(options: Segmentation) -> None:
         options.model, options.clip, options.adapter, options.device, options.seed
     )
     progress = Progress("image" if many else "tile")
-    with nothing_left_behind(jobs):
+    with nothing_left_behind(plan):
         for number, image in enumerate(images):
             if many:
                 progress(number, len(images))
-            of_image = [job for job in jobs if job.image == image]
+            of_image = [job for job in plan.jobs if job.image == image]
             lines = _segment_image(segmenter, asked, of_image, options.overwrite, progress, many)
             progress.clear()
             print("\n".join(lines))
@@ -159,7 +159,7 @@ def _check_image(asked: _Asked, image: Path, read: bool) -> None:
     stack = asked.open(image)
     index = stack.index(asked.plane)
     asked.prompts.check_inside(stack.plane_shape)
-    samples = len(stack.channels) if "S" not in stack.axes else 4
+    samples = stack.shape[stack.axes.index("S")] if "S" in stack.axes else 1
     check_room(stack.plane_shape, samples * stack.dtype.itemsize, str(image))
     if read:
         stack.plane(index)
@@ -213,7 +213,7 @@ def _predict(
 
 def _is_blank(plane: Plane) -> bool:
     """Whether all pixels are equal, so that there is nothing a word or click could mean."""
-    return bool((plane.rgb == plane.rgb[:1, :1]).all())
+    return all((rows == plane.rgb[0, 0]).all() for rows in plane.rgb)
 
 
 def _nothing_there(

@@ -17,8 +17,8 @@ _CGROUPS = (
         "/sys/fs/cgroup/memory/memory.usage_in_bytes",
     ),
 )
-# A plane is held as read, as RGB, as mask and as labels, with a copy of some for a moment.
-_BYTES_A_PIXEL = 9
+# Besides the plane as read: RGB, mask and labels, and what compressing them takes.
+_BYTES_A_PIXEL = 6
 
 
 class Memory(NamedTuple):
@@ -57,7 +57,7 @@ def check_room(shape: tuple[int, int], bytes_a_pixel: int, name: str) -> None:
     ----------
     shape : (int, int)
     bytes_a_pixel : int
-        As stored, all channels that are read.
+        As stored; of channels, which are read one after the other, only one.
     name : str
 
     Raises
