@@ -59,8 +59,8 @@ def main(args: Sequence[str] | None = None) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
         except Exception as error:  # noqa: BLE001 - nothing may end in a traceback
-            reason = str(error) or type(error).__name__
-            return _fail(f"Something went wrong that was not foreseen: {reason}{_details()}", 1)
+            reason = (str(error) or type(error).__name__).rstrip(".")
+            return _fail(f"Something went wrong that was not foreseen: {reason}.{_details()}", 1)
     if status == 130:
         return _fail("Stopped.", 130)
     return status if isinstance(status, int) else 0
