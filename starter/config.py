@@ -26,7 +26,7 @@ SAM = SamConfig(
     stem_widths=(24, 48, 128, 192, 256),
     stem_blocks=(0, 1, 2, 2, 3),
 )
-ADAPTER = AdapterConfig(n_conditioned=4)
+ADAPTER = AdapterConfig(n_conditioned=2)
 
 _VISION = {"image_size": 512, "patch_size": 16, "width": 192, "layers": 6, "head_width": 64}
 _TEXT_WIDTH = 128

@@ -10,7 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny import tiny_clip, tiny_sam
 
+from napari_clipsam.adapters.base import AdapterConfig
+from napari_clipsam.adapters.inject import build_adapter
 from napari_clipsam.models.weights import load_clip, load_sam
 from starter import batches, config, export, loop, stage_adapter, stage_clip, stage_sam, validate
 from starter.batches import BatchMaker, load_store, prefetch
@@ -167,6 +170,19 @@ def test_a_threshold_in_the_gap_is_right_for_both_sides() -> None:
     assert -1 < threshold < 2
 
 
+def test_a_blend_lies_between_the_base_and_what_was_trained() -> None:
+    adapter = build_adapter(AdapterConfig(n_conditioned=1), tiny_sam(0), tiny_clip(0))
+    trained = {k: v + 1 for k, v in adapter.state_dict().items()}
+    none, half = (export.blended(adapter, trained, share) for share in (0.0, 0.5))
+    start = adapter.state_dict()
+    name = "mask_decoder.iou_token.weight"
+    assert torch.equal(none[name], start[name])
+    assert torch.allclose(half[name], start[name] + 0.5)
+    outer = "blocks.0.semantic.fc2.weight"
+    assert torch.equal(none[outer], torch.zeros_like(none[outer]))
+    assert torch.equal(half["presence.weight"], trained["presence.weight"])
+
+
 def test_stages_learn_resume_and_export(tiny: None, tmp_path: Path) -> None:
     stage_sam.main(arguments(tmp_path, 60, "--objects", "3", "--rate", "3e-3"))
     stage_clip.main(arguments(tmp_path, 2))
@@ -179,7 +195,7 @@ def test_stages_learn_resume_and_export(tiny: None, tmp_path: Path) -> None:
     state = torch.load(tmp_path / "adapter.pt", weights_only=True)
     assert state["step"] == 4, "the second run went on where the first one ended"
 
-    options = argparse.Namespace(data="", device="cpu")
+    options = argparse.Namespace(data="", device="cpu", blend=0.7)
     adapter = export.export_adapter(tmp_path, options)
     assert adapter.info.words[-1] == "nuclei"
     assert 0 < adapter.info.threshold < 1
