@@ -63,7 +63,11 @@ def test_the_click_is_on_a_nucleus() -> None:
     assert around.mean() > 3 * np.median(fluorescence.image)
 
 
-def test_a_second_demo_replaces_the_first(run: Run, bright, opened, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("bright", "opened")
+def test_a_second_demo_replaces_the_first(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(_demo, "_examples", small_examples)
     out = tmp_path / "demo"
     assert run("demo", "-o", out, "--no-show").status == 0
     (out / "mine.txt").write_text("mine")

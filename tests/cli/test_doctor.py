@@ -78,19 +78,6 @@ def test_it_survives_without_torch(run: Run, monkeypatch: pytest.MonkeyPatch) ->
     assert "torch cannot be imported" in done.out.split("To mend")[1]
 
 
-def test_it_does_not_import_qt_or_napari() -> None:
-    import subprocess
-
-    code = (
-        "import sys\nfrom napari_clipsam.cli import _doctor\n"
-        "_doctor._micro_run = lambda: iter(())\n"
-        "_doctor.run()\n"
-        "assert not {'napari', 'qtpy', 'PyQt6'} & set(sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
-    assert done.returncode == 0, done.stderr
-
-
 @pytest.mark.usefixtures("starter")
 def test_a_damaged_record_of_a_model_is_named(run: Run, tmp_path: Path) -> None:
     folder = tmp_path / "home" / "models"

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -78,10 +79,14 @@ def test_a_real_run_with_a_real_network(
     found = json.loads(report.read_text())
     assert found["model"] == "sam.safetensors" and found["adapter"] == "adapter"
     assert found["threshold"] == 0.25 and 0 <= found["presence"] <= 1
-    assert found["match"] == (found["presence"] >= 0.25)
+    assert found["match"] == bool(found["presence"] >= 0.25 and mask.any())
     assert set(found["seconds"]) == {"trunk", "signals", "head", "decode"}
     assert all(seconds > 0 for seconds in found["seconds"].values()) or not found["match"]
     assert found["n_pixels"] == np.count_nonzero(mask)
+
+
+def test_the_version_is_told(run: Run) -> None:
+    assert run("--version").out == f"napari-clipsam {version('napari-clipsam')}\n"
 
 
 def test_a_real_refusal_is_one_line_and_status_2(tmp_path: Path) -> None:
@@ -376,7 +381,7 @@ def test_a_word_without_adapter_has_no_presence(
     run("segment", image, "--text", "nuclei", "-o", tmp_path / "o.tif", "--json", report, *tiny)
     found = json.loads(report.read_text())
     assert found["adapter"] == "none"
-    assert found["presence"] is None and found["threshold"] is None and found["match"] is True
+    assert found["presence"] is None and found["threshold"] is None
 
 
 def test_time_is_reported_for_what_was_computed_only(

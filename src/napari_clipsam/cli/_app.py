@@ -70,9 +70,9 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that
 
 def _show_version(asked: bool) -> None:
     if asked:
-        from napari_clipsam import __version__
+        from importlib.metadata import version
 
-        typer.echo(f"napari-clipsam {__version__}")
+        typer.echo(f"napari-clipsam {version('napari-clipsam')}")
         raise typer.Exit
 
 
