@@ -77,11 +77,20 @@ class Source(Protocol):
         Micrometres a pixel for Z, Y, X, as far as known.
     """
 
-    name: str
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    axes: str | None
-    spacing_um: dict[str, float] | None
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> np.dtype: ...
+
+    @property
+    def axes(self) -> str | None: ...
+
+    @property
+    def spacing_um(self) -> dict[str, float] | None: ...
 
     def read(self, index: Index) -> NDArray:
         """Read one piece: an int drops a dimension, a slice (with a step) keeps it."""

@@ -69,7 +69,7 @@ class PictureSource:
 
 @contextmanager
 def _picture(path: Path) -> Iterator[Any]:
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with warnings.catch_warnings():
@@ -77,7 +77,7 @@ def _picture(path: Path) -> Iterator[Any]:
             opened = Image.open(path, formats=("PNG", "JPEG", "BMP"))
         with opened:
             yield opened
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise PlaneError(
             f"{path} is not an image of a known kind. Give TIFF, PNG, JPEG or OME-Zarr."
         ) from None
