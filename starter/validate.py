@@ -85,7 +85,8 @@ def prompt_scores(
         if adapter is not None and frozen is not None:
             signals = _signals(frozen, adapter, frozen.clip.dense(pixels), name, frame)
             conditioning = adapter.condition(signals)
-        embedding = sam.head(sam.trunk(pixels, 0), 0, conditioning)
+        split = 0 if adapter is None else adapter.split
+        embedding = sam.head(sam.trunk(pixels, split), split, conditioning)
         masks = np.stack([labels == i for i in ids])
         points = np.array([innermost_pixel(m) for m in masks], float)
         boxes = np.array([tight_box(m) for m in masks], float)
