@@ -37,11 +37,11 @@ class TensorCache:
         return len(self._entries)
 
     def get(self, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
-        """The tensor of a key, made and kept if it is not there."""
+        """The tensor of a key, made and kept if it is not there; in `dtype`."""
         if key in self._entries:
             self._entries.move_to_end(key)
             return self._entries[key]
-        tensor = make().to(self.dtype)
+        tensor = _rounded(make(), self.dtype)
         self._entries[key] = tensor
         self.bytes += tensor.nbytes
         while self.bytes > self.max_bytes and len(self._entries) > 1:
@@ -53,3 +53,11 @@ class TensorCache:
         """Forget everything."""
         self._entries.clear()
         self.bytes = 0
+
+
+def _rounded(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """A tensor in another dtype; what float16 cannot hold becomes the end of its range."""
+    if dtype != torch.float16:
+        return tensor.to(dtype)
+    limit = torch.finfo(dtype).max
+    return tensor.float().clamp(-limit, limit).to(dtype)
