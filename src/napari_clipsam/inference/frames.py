@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import lru_cache
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,9 +12,11 @@ import numpy as np
 from napari_clipsam.geometry import Frame, tiles, whole_plane, zoom_to_box
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from napari_clipsam.prompts import Prompts
 
-__all__ = ["concept_frames", "is_large", "object_frame", "owned_regions"]
+__all__ = ["concept_frames", "holds", "is_large", "object_frame", "owned_regions"]
 
 # Up to twice the input size a plane is shown whole, as SAM does.
 _LARGE = 2
@@ -27,30 +32,42 @@ def concept_frames(shape: tuple[int, int], input_size: int, squash: bool = False
     """The whole plane, or tiles at its own scale with overlap."""
     if not is_large(shape, input_size):
         return [whole_plane(shape, input_size, squash)]
-    return tiles(shape, input_size, int(_OVERLAP * input_size), input_size)
+    return list(_tiles(shape, input_size, squash)[0])
 
 
 def object_frame(
     shape: tuple[int, int], prompts: Prompts, input_size: int, squash: bool = False
 ) -> Frame:
-    """Where an object is looked for in a large plane: the tile that shows it best, or a zoom.
+    """Where an object is looked for: the whole plane, the tile that shows it best, or a zoom.
 
-    Tiles are preferred because neighbouring clicks then share an embedding.
+    Tiles are preferred because neighbouring clicks then share an embedding. Every frame holds all
+    prompts, as far as they lie in the plane.
     """
-    low, high = _extent(prompts)
-    if not np.isfinite(low).all():
+    if not is_large(shape, input_size):
         return whole_plane(shape, input_size, squash)
-    centre = (low + high) / 2
-    frames = concept_frames(shape, input_size, squash)
-    best = min(frames, key=lambda f: float(np.abs(_centre(f) - centre).max()))
+    extent = _extent(prompts, shape)
+    if extent is None:
+        return whole_plane(shape, input_size, squash)
+    low, high = extent
+    frames, centres = _tiles(shape, input_size, squash)
+    best = frames[int(np.abs(centres - (low + high) / 2).max(axis=1).argmin())]
     origin, size = np.array(best.origin), np.array(best.shape)
     room = _OVERLAP / 4 * input_size
     fits = (low - room >= origin) | (origin == 0)
     fits &= (high + room <= origin + size) | (origin + size >= np.array(shape))
     if fits.all():
         return best
-    box = np.concatenate([np.floor(low), np.ceil(high) + 1])
-    return zoom_to_box(box, shape, input_size)
+    return replace(zoom_to_box(np.concatenate([low, high]), shape, input_size), squash=squash)
+
+
+def holds(frame: Frame, prompts: Prompts, shape: tuple[int, int]) -> bool:
+    """Whether a frame shows all prompts, as far as they lie in the plane."""
+    extent = _extent(prompts, shape)
+    if extent is None:
+        return True
+    origin = np.array(frame.origin)
+    low, high = extent
+    return bool((low >= origin).all() and (high <= origin + np.array(frame.shape)).all())
 
 
 def owned_regions(frames: list[Frame]) -> list[tuple[slice, slice]]:
@@ -62,22 +79,37 @@ def owned_regions(frames: list[Frame]) -> list[tuple[slice, slice]]:
 
 def _cuts(spans: list[tuple[int, int]]) -> dict[int, slice]:
     edges = [spans[0][0]]
-    for (start, length), (following, _) in zip(spans, spans[1:], strict=False):
+    for (start, length), (following, _) in pairwise(spans):
         edges.append((start + length + following) // 2)
     edges.append(spans[-1][0] + spans[-1][1])
     return {start: slice(edges[i], edges[i + 1]) for i, (start, _) in enumerate(spans)}
 
 
-def _centre(frame: Frame) -> np.ndarray:
-    return np.array(frame.origin) + np.array(frame.shape) / 2
+@lru_cache(maxsize=4)
+def _tiles(
+    shape: tuple[int, int], input_size: int, squash: bool
+) -> tuple[tuple[Frame, ...], NDArray[np.float64]]:
+    """Tiles of a plane and their centres (y, x); thousands, and asked for with each click."""
+    found = tiles(shape, input_size, int(_OVERLAP * input_size), input_size)
+    centres = np.array([f.origin for f in found]) + np.array([f.shape for f in found]) / 2
+    return tuple(replace(frame, squash=squash) for frame in found), centres
 
 
-def _extent(prompts: Prompts) -> tuple[np.ndarray, np.ndarray]:
-    """Least and greatest (y, x) of all prompts; infinite when there are none."""
-    corners = [prompts.points, prompts.boxes[:, :2], prompts.boxes[:, 2:]]
+def _extent(
+    prompts: Prompts, shape: tuple[int, int]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """Box (y, x) of the whole pixels that all prompts touch, half open; None without prompts."""
+    pixels = np.floor(prompts.points + 0.5)
+    corners = [pixels, pixels + 1, np.floor(prompts.boxes[:, :2]), np.ceil(prompts.boxes[:, 2:])]
     if prompts.mask is not None:
-        corners.append(np.argwhere(prompts.mask > 0).astype(float))
+        inside = prompts.mask > 0
+        rows, cols = (np.flatnonzero(inside.any(axis=axis)) for axis in (1, 0))
+        if rows.size:
+            corners.append(np.array([[rows[0], cols[0]], [rows[-1] + 1, cols[-1] + 1]], float))
     stacked = np.concatenate(corners)
     if not len(stacked):
-        return np.full(2, np.inf), np.full(2, np.inf)
-    return stacked.min(axis=0), stacked.max(axis=0)
+        return None
+    # A point on the last edge belongs to the last pixel.
+    stacked = stacked.clip(0, np.array(shape))
+    low = np.minimum(stacked.min(axis=0), np.array(shape) - 1)
+    return low, stacked.max(axis=0)

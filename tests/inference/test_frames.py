@@ -1,0 +1,141 @@
+"""Which part of a plane is shown: whole, tiles, a zoom to the prompts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from napari_clipsam.geometry import Frame, whole_plane
+from napari_clipsam.inference.frames import (
+    concept_frames,
+    holds,
+    is_large,
+    object_frame,
+    owned_regions,
+)
+from napari_clipsam.prompts import Prompts
+
+SHAPES = st.tuples(st.integers(1, 700), st.integers(1, 700))
+
+
+@pytest.mark.parametrize(
+    ("shape", "large"),
+    [((128, 128), False), ((1, 1), False), ((129, 1), True), ((1, 30_000), True)],
+)
+def test_up_to_twice_the_input_a_plane_is_shown_whole(shape: tuple[int, int], large: bool) -> None:
+    assert is_large(shape, 64) is large
+    frames = concept_frames(shape, 64)
+    assert (frames == [whole_plane(shape, 64)]) is not large
+
+
+@given(SHAPES, st.booleans())
+def test_every_pixel_is_answered_for_by_one_tile_that_shows_it(
+    shape: tuple[int, int], squash: bool
+) -> None:
+    frames = concept_frames(shape, 64, squash)
+    owners = np.zeros(shape, int)
+    for frame, (rows, cols) in zip(frames, owned_regions(frames), strict=True):
+        owners[rows, cols] += 1
+        shown_rows, shown_cols = frame.slices
+        assert shown_rows.start <= rows.start < rows.stop <= shown_rows.stop
+        assert shown_cols.start <= cols.start < cols.stop <= shown_cols.stop
+        assert frame.squash is squash and frame.input_size == 64
+
+    assert (owners == 1).all()
+
+
+@given(SHAPES)
+def test_inside_a_large_plane_every_pixel_has_context(shape: tuple[int, int]) -> None:
+    frames = concept_frames(shape, 64)
+    for frame, owned in zip(frames, owned_regions(frames), strict=True):
+        for shown, own, length in zip(frame.slices, owned, shape, strict=True):
+            assert own.start - shown.start >= 8 or shown.start == 0
+            assert shown.stop - own.stop >= 8 or shown.stop == length
+
+
+@st.composite
+def prompted(draw: st.DrawFn) -> tuple[tuple[int, int], Prompts]:
+    """A plane's shape and prompts that touch it."""
+    shape = draw(SHAPES)
+
+    def inside(axis: int) -> st.SearchStrategy[float]:
+        return st.floats(-0.5, shape[axis] - 0.5)
+
+    points = draw(st.lists(st.tuples(inside(0), inside(1)), max_size=3))
+    boxes = []
+    for _ in range(draw(st.integers(0 if points else 1, 2))):
+        y, x = draw(inside(0)), draw(inside(1))
+        h, w = draw(st.floats(1, 300)), draw(st.floats(1, 300))
+        boxes.append((y - draw(st.floats(0, 30)), x, y + h, x + w))
+    return shape, Prompts(points=points or None, boxes=boxes or None)
+
+
+@given(prompted(), st.booleans())
+def test_the_frame_of_an_object_holds_all_its_prompts(
+    given_: tuple[tuple[int, int], Prompts], squash: bool
+) -> None:
+    shape, prompts = given_
+    frame = object_frame(shape, prompts, 64, squash)
+    rows, cols = frame.slices
+
+    assert rows.stop <= shape[0] and cols.stop <= shape[1]
+    assert holds(frame, prompts, shape)
+    assert frame.squash is squash
+    low, high = np.array(frame.origin) - 0.5, np.array([rows.stop, cols.stop]) - 0.5
+    assert ((prompts.points >= low) & (prompts.points <= high)).all()
+    assert (frame == whole_plane(shape, 64, squash)) or is_large(shape, 64)
+
+
+def test_neighbouring_clicks_share_a_tile() -> None:
+    frames = {object_frame((500, 500), Prompts(points=[(y, 250)]), 64) for y in range(250, 262)}
+
+    assert len(frames) <= 2
+    assert frames <= set(concept_frames((500, 500), 64))
+
+
+def test_a_click_has_context_on_all_sides() -> None:
+    for y in range(0, 500, 7):
+        frame = object_frame((500, 500), Prompts(points=[(y, y)]), 64)
+        assert frame.shape == (64, 64)
+        assert y - frame.origin[0] >= 4 or frame.origin[0] == 0
+        assert frame.origin[0] + 64 - y >= 4 or frame.origin[0] + 64 == 500
+
+
+def test_a_box_larger_than_a_tile_is_zoomed_to() -> None:
+    frame = object_frame((500, 500), Prompts(boxes=[(100, 100, 200, 220)]), 64)
+
+    # 120 pixels with half of that around them on each side.
+    assert frame.shape == (240, 240)
+    assert frame.slices == (slice(30, 270), slice(40, 280))
+
+
+def test_a_mask_is_looked_for_where_it_is() -> None:
+    mask = np.zeros((500, 400), bool)
+    mask[300:310, 20:30] = True
+    frame = object_frame(mask.shape, Prompts(mask=mask), 64)
+
+    assert frame.shape == (64, 64)
+    assert frame.origin[0] <= 300 and frame.origin[0] + 64 >= 310 and frame.origin[1] == 0
+    whole = whole_plane(mask.shape, 64)
+    assert object_frame(mask.shape, Prompts(mask=np.zeros_like(mask)), 64) == whole
+
+
+def test_a_frame_holds_what_lies_in_it() -> None:
+    frame = Frame((10, 20), (30, 40), 64)
+    shape = (200, 200)
+    for points, inside in (
+        ([(10, 20)], True),
+        ([(9.5, 19.5)], True),
+        ([(39.4, 59.4)], True),
+        ([(9.4, 20)], False),
+        ([(39.6, 20)], False),
+        ([(10, 20), (10, 60)], False),
+    ):
+        assert holds(frame, Prompts(points=points), shape) is inside, points
+    assert holds(frame, Prompts(boxes=[(10, 20, 40, 60)]), shape)
+    assert not holds(frame, Prompts(boxes=[(10, 20, 40, 61)]), shape)
+    # Beyond the plane there is nothing to show.
+    assert holds(whole_plane((40, 60), 64), Prompts(boxes=[(-5, -5, 50, 70)]), (40, 60))
+    assert holds(frame, Prompts(), shape)
