@@ -13,6 +13,7 @@ from napari_clipsam.inference.encoding import View
 from napari_clipsam.inference.frames import owned_regions
 from napari_clipsam.inference.instances import find_instances
 from napari_clipsam.inference.masks import cut_to_box, full_logits, object_masks, small_masks
+from napari_clipsam.inference.overlaps import join_instances, union
 from napari_clipsam.inference.requests import ObjectMask, Prediction
 from napari_clipsam.semantics import concept_prompts, cosine_statistics
 
@@ -32,8 +33,11 @@ if TYPE_CHECKING:
 
 __all__ = ["ConceptFinder"]
 
-# Without an adapter the paper's code draws 5 points above 0.8.
+# Without an adapter as the paper's code does: 5 points above 0.8.
 _POINTS, _THRESHOLD = 5, 0.8
+
+# A frame, the region of the plane it answers for, and what was found in it.
+_Answer = tuple["Frame", tuple[slice, slice], list[ObjectMask]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,55 +73,97 @@ class ConceptFinder:
         target: Target,
         progress: Callable[[int, int], None] | None = None,
     ) -> Prediction:
-        """Find a word in every frame and join the answers."""
-        threshold = self._threshold
+        """Find a word in every frame and join the answers.
+
+        Parameters
+        ----------
+        plane : Plane
+        frames : list of Frame
+            The whole plane, or tiles that cover it.
+        prompts : Prompts
+            Points take the place of those drawn from the similarity map; the rest is not read.
+        word : str
+        target : {"concept", "instances"}
+        progress : callable, optional
+            Called with tiles done and tiles in all, where there are several; what it raises ends
+            the search.
+
+        Returns
+        -------
+        Prediction
+            Without word and times.
+        """
         unknown = self.encoder.unknown_words(word)
         if unknown:
             quoted = ", ".join(f"'{w}'" for w in unknown)
-            return Prediction(
-                plane.shape,
-                target,
-                match=False,
-                presence=0.0 if threshold is not None else None,
-                threshold=threshold,
-                note=f"The model has not learnt {quoted}. Use a known word, click one, or teach it.",
-            )
-        objects: list[ObjectMask] = []
+            note = f"The model has not learnt {quoted}. Use a known word, click one, or teach it."
+            presence = None if self._threshold is None else 0.0
+            return self._no_match(plane, target, presence, note)
         presences: list[float] = []
+        answers: list[_Answer] = []
         similarity = None
         for i, (frame, owned) in enumerate(zip(frames, owned_regions(frames), strict=True)):
             found = self._in_frame(View(plane, frame), word, prompts)
             if found.presence is not None:
                 presences.append(found.presence)
-            there = threshold is None or found.presence is None or found.presence >= threshold
-            if there:
-                objects += self._objects(found, frame, target, owned, alone=len(frames) == 1)
+            if self._is_there(found.presence):
+                answers.append((frame, owned, self._objects(found, frame, target, owned)))
             if len(frames) == 1:
                 similarity = found.similarity
             elif progress is not None:
                 progress(i + 1, len(frames))
-        if len(frames) > 1:
-            objects = _join(objects, plane.shape, target, self.settings.max_overlap)
-        presence = max(presences) if presences else None
-        match = threshold is None or presence is None or presence >= threshold
-        note = (
-            "" if match else f"No '{word}' found here (best {presence:.2f}, needs {threshold:.2f})."
-        )
+        presence = max(presences, default=None)
+        objects = self._join(answers, plane.shape, target, in_tiles=len(frames) > 1)
+        if not objects:
+            note = self._why_nothing(word, presence, target)
+            return self._no_match(plane, target, presence, note, similarity)
         return Prediction(
             plane.shape,
             target,
             tuple(objects),
-            match=match,
             presence=presence,
-            threshold=threshold,
+            threshold=self._threshold,
             similarity=similarity,
-            note=note,
         )
 
     @property
     def _threshold(self) -> float | None:
+        """Presence below it means "no match"; None where the adapter has no presence."""
         adapter = self.encoder.adapter
-        return None if adapter is None else adapter.info.threshold
+        if adapter is None or not adapter.config.object_mode:
+            return None
+        return adapter.info.threshold
+
+    def _is_there(self, presence: float | None) -> bool:
+        threshold = self._threshold
+        return threshold is None or presence is None or presence >= threshold
+
+    def _why_nothing(self, word: str, presence: float | None, target: Target) -> str:
+        if not self._is_there(presence):
+            return f"No '{word}' found here (best {presence:.2f}, needs {self._threshold:.2f})."
+        if target == "instances":
+            return (
+                f"No single object of '{word}' stands out here. Click one, or look for the concept."
+            )
+        return f"No '{word}' found here: no pixel was marked. Click one."
+
+    def _no_match(
+        self,
+        plane: Plane,
+        target: Target,
+        presence: float | None,
+        note: str,
+        similarity: NDArray[np.float32] | None = None,
+    ) -> Prediction:
+        return Prediction(
+            plane.shape,
+            target,
+            match=False,
+            presence=presence,
+            threshold=self._threshold,
+            similarity=similarity,
+            note=note,
+        )
 
     def _in_frame(self, view: View, word: str, prompts: Prompts) -> _Found:
         encoder, adapter = self.encoder, self.encoder.adapter
@@ -133,18 +179,10 @@ class ConceptFinder:
             encoder.resized(view),
             as_logits=adapter is None,
         )
-        points, kinds = made.points, torch.ones(made.points.shape[:2], device=encoder.device)
-        inside = _inside(prompts.points, view.frame)
-        if inside.any():
-            # The user's own points replace those drawn from the map (the paper's manual mode).
-            xy = view.frame.to_model(prompts.points[inside])
-            points = torch.as_tensor(xy, dtype=torch.float32, device=encoder.device)[None]
-            kinds = torch.as_tensor(prompts.labels[inside], device=encoder.device)[None]
-        points = F.pad(points, (0, 0, 0, 1))
-        kinds = F.pad(kinds.float(), (0, 1), value=-1.0).long()
+        points, kinds = self._points(made.points, prompts, view.frame)
         decoded = self.decoder.run(embedding, points, kinds, made.mask, "concept", multimask=False)
         presence = None
-        if adapter is not None and adapter.config.object_mode and self._threshold is not None:
+        if adapter is not None and self._threshold is not None:
             statistics = cosine_statistics(signals)
             logit = adapter.presence_logits(decoded.iou_token.float(), statistics)
             presence = float(torch.sigmoid(logit)[0])
@@ -153,94 +191,64 @@ class ConceptFinder:
         similarity = signals.map()[0, 0, :height, :width].float().cpu().numpy()
         return _Found(decoded.logits[0], decoded.iou[0], presence, similarity, embedding)
 
+    def _points(self, drawn: Tensor, prompts: Prompts, frame: Frame) -> tuple[Tensor, Tensor]:
+        """Points (1, K, 2) in model pixels and their kinds (1, K), padded as SAM pads them.
+
+        The user's positive points replace those drawn from the map (the paper's manual mode), the
+        negative ones join them.
+        """
+        inside = _inside(prompts.points, frame)
+        labels = torch.as_tensor(prompts.labels[inside], device=drawn.device)[None]
+        xy = frame.to_model(prompts.points[inside])
+        points = torch.as_tensor(xy, dtype=torch.float32, device=drawn.device)[None]
+        if not labels.any():
+            points = torch.cat([drawn, points], dim=1)
+            labels = F.pad(labels, (drawn.shape[1], 0), value=1)
+        return F.pad(points, (0, 0, 0, 1)), F.pad(labels, (0, 1), value=-1)
+
     def _objects(
-        self,
-        found: _Found,
-        frame: Frame,
-        target: Target,
-        owned: tuple[slice, slice],
-        alone: bool,
+        self, found: _Found, frame: Frame, target: Target, owned: tuple[slice, slice]
     ) -> list[ObjectMask]:
-        """Concept or instances of one frame, cut to the part of the plane it answers for."""
+        """Concept or instances of one frame; of a concept the part that the frame answers for."""
         if target == "concept":
-            if alone:
-                return object_masks(found.logits, found.score, frame)
-            return [_owned_part(found, frame, owned)]
+            part = _owned_part(found, frame, owned)
+            return [part] if part.area else []
+        size = found.logits.shape[-1]
+        rows, cols = (max(1, round(side * size / frame.input_size)) for side in frame.resized)
         logits, scores = find_instances(
-            self._outside_removed(found.logits[0].float(), frame),
+            found.logits[0].float(),
             lambda xy: self.decoder.points(found.embedding, xy),
             frame.input_size,
             self.settings,
+            (rows, cols),
         )
-        objects = small_masks(logits, scores, frame)
-        return objects if alone else [o for o in objects if _centre_in(o, owned)]
+        return small_masks(logits, scores, frame)
 
-    def _outside_removed(self, logits: Tensor, frame: Frame) -> Tensor:
-        """Logits with the padding set to background."""
-        scale = logits.shape[-1] / frame.input_size
-        h, w = (max(1, round(side * scale)) for side in frame.resized)
-        cut = torch.full_like(logits, -10.0)
-        cut[:h, :w] = logits[:h, :w]
-        return cut
+    def _join(
+        self, answers: list[_Answer], shape: tuple[int, int], target: Target, in_tiles: bool
+    ) -> list[ObjectMask]:
+        """The answer for a plane out of those for its frames."""
+        if not in_tiles:
+            return [one for _, _, objects in answers for one in objects]
+        if target == "instances":
+            return join_instances(answers, shape, self.settings.max_overlap)
+        parts = [one for _, _, objects in answers for one in objects]
+        return [union(parts)] if parts else []
 
 
 def _inside(points: NDArray[np.float64], frame: Frame) -> NDArray[np.bool_]:
     low = np.array(frame.origin) - 0.5
-    return ((points >= low) & (points < low + np.array(frame.shape))).all(axis=1)
+    return ((points >= low) & (points <= low + np.array(frame.shape))).all(axis=1)
 
 
 def _owned_part(found: _Found, frame: Frame, owned: tuple[slice, slice]) -> ObjectMask:
-    """The concept inside the region a tile answers for."""
-    y, x = frame.origin
-    rows = slice(owned[0].start - y, owned[0].stop - y)
-    cols = slice(owned[1].start - x, owned[1].stop - x)
-    full = full_logits(found.logits[:1], frame)[0, rows, cols] > 0
+    """The concept inside the region a frame answers for; the whole frame's can be refined."""
+    rows, cols = (
+        slice(own.start - start, own.stop - start)
+        for own, start in zip(owned, frame.origin, strict=True)
+    )
+    if (rows, cols) == tuple(slice(0, side) for side in frame.shape):
+        return object_masks(found.logits, found.score, frame)[0]
+    full = full_logits(found.logits, frame)[0, rows, cols] > 0
     box, mask = cut_to_box(full.cpu().numpy(), (owned[0].start, owned[1].start))
     return ObjectMask(box, mask, float(found.score[0].clamp(0, 1)))
-
-
-def _centre_in(found: ObjectMask, owned: tuple[slice, slice]) -> bool:
-    y0, x0, y1, x1 = found.box
-    cy, cx = (y0 + y1) / 2, (x0 + x1) / 2
-    rows, cols = owned
-    return rows.start <= cy < rows.stop and cols.start <= cx < cols.stop
-
-
-def _join(
-    objects: list[ObjectMask], shape: tuple[int, int], target: Target, max_overlap: float
-) -> list[ObjectMask]:
-    """One concept mask out of many tiles; instances without those seen by two tiles."""
-    if target == "instances":
-        return _without_twins(objects, max_overlap)
-    objects = [o for o in objects if o.mask.size]
-    if not objects:
-        return []
-    whole = np.zeros(shape, dtype=bool)
-    for part in objects:
-        whole[part.slices] |= part.mask
-    box, mask = cut_to_box(whole, (0, 0))
-    areas = np.array([o.area for o in objects], dtype=float)
-    score = float(np.average([o.score for o in objects], weights=areas))
-    return [ObjectMask(box, mask, score)]
-
-
-def _without_twins(objects: list[ObjectMask], max_overlap: float) -> list[ObjectMask]:
-    """Objects best first, without those that overlap a better one by more than allowed."""
-    kept: list[ObjectMask] = []
-    for candidate in sorted(objects, key=lambda o: -o.score):
-        if all(_overlap(candidate, other) <= max_overlap for other in kept):
-            kept.append(candidate)
-    return kept
-
-
-def _overlap(a: ObjectMask, b: ObjectMask) -> float:
-    """Shared pixels over the smaller area."""
-    y0, x0 = max(a.box[0], b.box[0]), max(a.box[1], b.box[1])
-    y1, x1 = min(a.box[2], b.box[2]), min(a.box[3], b.box[3])
-    if y1 <= y0 or x1 <= x0:
-        return 0.0
-
-    def part(o: ObjectMask) -> NDArray[np.bool_]:
-        return o.mask[y0 - o.box[0] : y1 - o.box[0], x0 - o.box[1] : x1 - o.box[1]]
-
-    return np.count_nonzero(part(a) & part(b)) / min(a.area, b.area)

@@ -13,6 +13,10 @@ import numpy as np
 import torch
 from scipy import ndimage
 
+from napari_clipsam.inference.masks import cut_to_box
+from napari_clipsam.inference.overlaps import distinct
+from napari_clipsam.inference.requests import ObjectMask
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -58,6 +62,7 @@ def find_instances(
     decode_points: Callable[[Tensor], tuple[Tensor, Tensor]],
     input_size: int,
     settings: InstanceSettings = InstanceSettings(),
+    shown: tuple[int, int] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Decode the objects inside a concept mask.
 
@@ -69,6 +74,10 @@ def find_instances(
         Points (N, 2), (x, y) in model pixels, to logits (N, M, M) and predicted quality (N,).
     input_size : int
         Side of the model's input.
+    settings : InstanceSettings
+    shown : (int, int), optional
+        Rows and columns of the logits that show the plane; the rest is padding, and nothing in it
+        counts. All when not given.
 
     Returns
     -------
@@ -76,10 +85,10 @@ def find_instances(
     scores : Tensor, shape (K,)
         Best first.
     """
-    region = concept > 0
     size = concept.shape[-1]
-    kept_logits = concept.new_zeros((0, size, size))
-    kept_scores = concept.new_zeros(0)
+    rows, cols = shown or (size, size)
+    region = concept[:rows, :cols] > 0
+    kept: list[tuple[Tensor, ObjectMask]] = []
     left = region.cpu().numpy()
     for _ in range(settings.rounds):
         seeds = seeds_in(left, settings.seed_distance, settings.max_seeds)
@@ -87,17 +96,21 @@ def find_instances(
             break
         xy = (torch.as_tensor(seeds[:, ::-1].copy()) + 0.5) * (input_size / size) - 0.5
         logits, quality = decode_points(xy.to(concept.device, torch.float32))
-        logits = logits.to(concept.dtype)
-        scores = quality.to(concept.dtype).clamp(0, 1) * _stability(logits)
-        good = _plausible(logits, scores, region, settings)
-        kept_logits = torch.cat([kept_logits, logits[good]])
-        kept_scores = torch.cat([kept_scores, scores[good]])
-        keep = _distinct(kept_logits > 0, kept_scores, settings.max_overlap)
-        kept_logits, kept_scores = kept_logits[keep], kept_scores[keep]
-        covered = (kept_logits > 0).any(dim=0).cpu().numpy()
+        visible = logits[:, :rows, :cols]
+        scores = quality.clamp(0, 1) * _stability(visible)
+        good = _plausible(visible, scores, region, settings).nonzero()[:, 0].tolist()
+        # Copies, so that those that were dropped do not live on in the same memory.
+        kept += [(logits[i].clone(), _cut(visible[i], float(scores[i]))) for i in good]
+        kept = [kept[i] for i in distinct([one for _, one in kept], settings.max_overlap)]
+        covered = np.zeros_like(left)
+        for _, one in kept:
+            covered[one.slices] |= one.mask
         # A thin rim that no object took is no object of its own.
         left = ndimage.binary_opening(left & ~covered, iterations=2)
-    return kept_logits, kept_scores
+    if not kept:
+        return concept.new_zeros((0, size, size)), concept.new_zeros(0)
+    found = torch.stack([logits for logits, _ in kept])
+    return found, found.new_tensor([one.score for _, one in kept])
 
 
 def seeds_in(region: NDArray[np.bool_], distance: int, limit: int) -> NDArray[np.int64]:
@@ -137,15 +150,7 @@ def _plausible(
     )
 
 
-def _distinct(masks: Tensor, scores: Tensor, max_overlap: float) -> Tensor:
-    """Greedy choice, best score first, of masks that overlap little; indices best first."""
-    order = scores.argsort(descending=True, stable=True)
-    flat = masks[order].flatten(1).float()
-    area = flat.sum(dim=1)
-    shared = flat @ flat.T
-    overlap = (shared / torch.minimum(area[:, None], area[None]).clamp_min(1)).cpu().numpy()
-    kept: list[int] = []
-    for i in range(len(order)):
-        if not kept or overlap[i, kept].max() <= max_overlap:
-            kept.append(i)
-    return order[torch.tensor(kept, dtype=torch.long, device=order.device)]
+def _cut(logits: Tensor, score: float) -> ObjectMask:
+    """A mask at the resolution of the logits."""
+    box, mask = cut_to_box((logits > 0).cpu().numpy(), (0, 0))
+    return ObjectMask(box, mask, score)

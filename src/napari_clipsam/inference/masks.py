@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from napari_clipsam.inference.requests import ObjectMask
+from napari_clipsam.prompts import MASK_LOGIT
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
     from napari_clipsam.geometry import Frame
 
-__all__ = ["cut_to_box", "full_logits", "object_masks", "small_masks"]
+__all__ = ["cut_to_box", "full_logits", "mask_prompt", "object_masks", "small_masks"]
 
 _EMPTY = (0, 0, 0, 0)
 
@@ -50,7 +52,7 @@ def object_masks(logits: Tensor, scores: Tensor, frame: Frame) -> list[ObjectMas
     for i, score in enumerate(values):
         full = full_logits(logits[i : i + 1], frame)[0] > 0
         box, mask = cut_to_box(full.cpu().numpy(), frame.origin)
-        found.append(ObjectMask(box, mask, score, low[i], frame))
+        found.append(ObjectMask(box, mask, score, low[i].copy(), frame))
     return found
 
 
@@ -79,8 +81,21 @@ def small_masks(logits: Tensor, scores: Tensor, frame: Frame) -> list[ObjectMask
         origin = (frame.origin[0] + y0, frame.origin[1] + x0)
         box, mask = cut_to_box((part[0, 0] > 0).numpy(), origin)
         if mask.size:
-            found.append(ObjectMask(box, mask, score, low[i].numpy(), frame))
+            # A copy, so that one object does not keep the logits of all others.
+            found.append(ObjectMask(box, mask, score, low[i].numpy().copy(), frame))
     return found
+
+
+def mask_prompt(one: ObjectMask, frame: Frame, size: int) -> NDArray[np.float32]:
+    """A mask as prompt logits (size, size) of a frame; what lies outside the frame is left out."""
+    crop = np.full(frame.shape, -MASK_LOGIT, dtype=np.float32)
+    (y, x), (h, w) = frame.origin, frame.shape
+    y0, x0 = max(one.box[0], y), max(one.box[1], x)
+    y1, x1 = min(one.box[2], y + h), min(one.box[3], x + w)
+    if y1 > y0 and x1 > x0:
+        inside = one.mask[y0 - one.box[0] : y1 - one.box[0], x0 - one.box[1] : x1 - one.box[1]]
+        crop[y0 - y : y1 - y, x0 - x : x1 - x][inside] = MASK_LOGIT
+    return replace(frame, origin=(0, 0)).mask_to_model(crop, size)
 
 
 def cut_to_box(

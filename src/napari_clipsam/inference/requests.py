@@ -51,10 +51,10 @@ class ObjectMask:
     score : float
         Quality the model expects (IoU), 0..1.
     logits : ndarray of float32, shape (M, M), or None
-        Low-resolution logits over the model's input, to refine the mask with; None where an object
-        was joined from several tiles.
+        Low-resolution logits over the model's input, to refine the mask with; None where a plane
+        was seen in tiles.
     frame : Frame or None
-        Where `logits` lie in the plane.
+        Where `logits` lie in the plane; None without them.
     """
 
     box: tuple[int, int, int, int]
@@ -85,18 +85,21 @@ class Prediction:
         Height and width of the plane.
     target : {"concept", "object", "instances"}
     objects : tuple of ObjectMask
-        One for a concept or object, any number for instances; empty for "no match".
+        One for a concept, one for an object or each of several boxes, any number of instances, best
+        first; empty for "no match". The mask of an object may be empty.
     alternatives : tuple of ObjectMask
         After one ambiguous click: the other masks, best first.
     match : bool
-        False when the word was not found.
+        False when the word was not found: its presence is below the threshold, the model does not
+        know it, or no pixel was marked.
     presence, threshold : float or None
         Probability that the concept is in the plane, and where "no match" begins; None where the
         model that answered has no presence.
     text : str or None
         The word that conditioned the answer; an adapter's last one where none was given.
     similarity : ndarray of float32, shape (h, w), or None
-        Similarity map 0..1 over the plane, at the resolution of CLIP's patches.
+        Similarity map 0..1 over the plane, at the resolution of CLIP's patches; None without a word
+        and where a plane was seen in tiles.
     seconds : dict of str to float
         Time in ``trunk``, ``signals``, ``head`` and ``decode``; 0 for what a cache gave.
     note : str
@@ -130,8 +133,8 @@ class Prediction:
     def labels(self) -> NDArray[np.unsignedinteger]:
         """Ids 1..n in the order of `objects`, (H, W); where two overlap the better score wins."""
         labels = np.zeros(self.shape, dtype=label_dtype(len(self.objects)))
-        order = sorted(range(len(self.objects)), key=lambda i: self.objects[i].score)
-        for i in order:
+        # The best is written last, and the first of equals after the others.
+        for i in sorted(range(len(self.objects)), key=lambda i: (self.objects[i].score, -i)):
             found = self.objects[i]
             labels[found.slices][found.mask] = i + 1
         return labels

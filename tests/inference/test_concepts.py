@@ -1,0 +1,276 @@
+"""Words on planes and in tiles, with networks that know the truth."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from napari_clipsam.errors import Stopped
+from napari_clipsam.inference.concepts import ConceptFinder
+from napari_clipsam.inference.encoding import View
+from napari_clipsam.inference.frames import concept_frames
+from napari_clipsam.inference.instances import InstanceSettings
+from napari_clipsam.inference.requests import Prediction
+from napari_clipsam.models.sam import Decoded
+from napari_clipsam.planes import Plane, open_image
+from napari_clipsam.prompts import Prompts
+from napari_clipsam.semantics import Signals, make_signals
+
+S = 64  # of the input, and of the logits: one pixel each, so that answers are exact
+
+
+class Oracle:
+    """Encoder and decoder in one: its image embedding is the truth.
+
+    Presence is the share of the frame that the concept covers.
+    """
+
+    device = torch.device("cpu")
+    mask_size = S
+
+    def __init__(self, truth: np.ndarray, threshold: float | None = None) -> None:
+        self.truth = truth
+        self.adapter = None
+        self.prompts: list[tuple[Tensor, Tensor]] = []
+        self.clicks = 0
+        if threshold is not None:
+            self.adapter = SimpleNamespace(
+                config=SimpleNamespace(object_mode=True, map_threshold=0.7, n_points=4),
+                info=SimpleNamespace(threshold=threshold),
+                presence_logits=lambda token, statistics: torch.logit(token[:, 0]),
+            )
+
+    def unknown_words(self, word: str) -> list[str]:
+        return [word] if word == "gibberish" else []
+
+    def signals(self, view: View, word: str) -> Signals:
+        generator = torch.Generator().manual_seed(len(word))
+        dense = torch.randn(1, 65, 4, generator=generator)
+        h, w = (-(-side // 8) for side in view.frame.resized)
+        valid = torch.zeros(1, 8, 8, dtype=torch.bool)
+        valid[:, :h, :w] = True
+        return make_signals(dense, F.normalize(dense[:, 5], dim=1), valid=valid.flatten(1))
+
+    def resized(self, view: View) -> Tensor:
+        return torch.tensor([view.frame.resized])
+
+    def embedding(self, view: View, word: str) -> Tensor:
+        crop = torch.zeros(1, 1, S, S)
+        part = self.truth[view.frame.slices]
+        crop[..., : part.shape[0], : part.shape[1]] = torch.tensor(part, dtype=torch.float32)
+        return crop
+
+    def run(
+        self,
+        embedding: Tensor,
+        points: Tensor,
+        kinds: Tensor,
+        mask: Tensor,
+        target: str,
+        multimask: bool,
+    ) -> Decoded:
+        assert (target, multimask) == ("concept", False)
+        assert set(mask.unique().tolist()) <= ({0, 255} if self.adapter else {-10, 10})
+        self.prompts.append((points, kinds))
+        logits = torch.where(embedding > 0, 6.0, -6.0)
+        share = (embedding > 0).float().mean().clamp(1e-6, 1 - 1e-6)
+        return Decoded(logits, torch.full((1, 1), 0.75), share.view(1, 1))
+
+    def points(self, embedding: Tensor, xy: Tensor) -> tuple[Tensor, Tensor]:
+        self.clicks += len(xy)
+        x, y = (xy + 0.5).long().unbind(1)
+        ids = embedding[0, 0, y, x]
+        same = embedding[0] == ids[:, None, None]
+        return torch.where(same & (ids > 0)[:, None, None], 6.0, -6.0), torch.full((len(xy),), 0.9)
+
+
+def find(
+    truth: np.ndarray,
+    target: str = "concept",
+    threshold: float | None = None,
+    prompts: Prompts | None = None,
+    word: str = "nuclei",
+    progress: object = None,
+) -> tuple[Prediction, Oracle]:
+    oracle = Oracle(truth, threshold)
+    finder = ConceptFinder(oracle, oracle, InstanceSettings(), seed=0)
+    frames = concept_frames(truth.shape, S)
+    found = finder.find(plane_of(truth), frames, prompts or Prompts(), word, target, progress)
+    return found, oracle
+
+
+def plane_of(truth: np.ndarray) -> Plane:
+    return open_image(np.zeros(truth.shape, np.uint8)).plane()
+
+
+def discs(shape: tuple[int, int], *circles: tuple[float, float, float]) -> np.ndarray:
+    yy, xx = np.indices(shape)
+    labels = np.zeros(shape, int)
+    for number, (y, x, r) in enumerate(circles, 1):
+        labels[np.hypot(yy - y, xx - x) <= r] = number
+    return labels
+
+
+def same_objects(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether two label maps differ in their numbers alone."""
+    pairs = set(zip(a.ravel().tolist(), b.ravel().tolist(), strict=True))
+    return len(pairs) == len(np.unique(a)) == len(np.unique(b)) and (0, 0) in pairs
+
+
+WHOLE = discs((64, 50), (10, 10, 6), (40, 20, 9), (30, 40, 7))
+# On seams of tiles of 64 with 16 overlap, in corners, alone, and larger than the overlap.
+TILED = discs(
+    (170, 230), (54, 54, 7), (10, 103, 8), (100, 54, 15), (150, 103, 6), (85, 150, 30), (2, 2, 5)
+)
+
+
+# ---------------------------------------------------------------- concept
+
+
+@pytest.mark.parametrize(
+    "truth", [WHOLE, TILED, np.ones((140, 64), int)], ids=["1", "tiles", "all"]
+)
+def test_the_concept_is_one_mask(truth: np.ndarray) -> None:
+    found, _ = find(truth)
+
+    np.testing.assert_array_equal(found.mask(), truth > 0)
+    assert len(found.objects) == 1 and found.match and found.note == ""
+    assert found.scores == pytest.approx([0.75])
+    assert found.shape == truth.shape and found.target == "concept"
+
+
+def test_a_whole_planes_concept_can_be_refined_and_a_tiled_one_not() -> None:
+    alone, tiled = (find(truth)[0].objects[0] for truth in (WHOLE, TILED))
+
+    assert alone.logits.shape == (S, S) and alone.frame == concept_frames(WHOLE.shape, S)[0]
+    assert tiled.logits is None and tiled.frame is None
+
+
+def test_the_similarity_map_of_tiles_is_not_joined() -> None:
+    assert find(WHOLE)[0].similarity.shape == (8, 7)
+    assert find(TILED)[0].similarity is None
+
+
+# ---------------------------------------------------------------- instances
+
+
+@pytest.mark.parametrize("truth", [WHOLE, TILED], ids=["whole", "tiles"])
+def test_instances_are_found_once_and_whole(truth: np.ndarray) -> None:
+    found, _ = find(truth, "instances")
+
+    assert same_objects(found.labels(), truth)
+    assert len(found.objects) == truth.max() and found.match
+
+
+def test_instances_of_a_whole_plane_can_be_refined() -> None:
+    found, _ = find(WHOLE, "instances")
+
+    assert all(one.logits.shape == (S, S) and one.frame is not None for one in found.objects)
+
+
+def test_instances_are_looked_for_in_the_plane_alone() -> None:
+    # Of the square input a part is padding, which the decoder marks as well.
+    truth = np.ones((64, 20), int)
+    found, oracle = find(truth, "instances")
+    assert found.mask().all() and len(found.objects) == 1
+    assert oracle.clicks < 10
+
+
+# ---------------------------------------------------------------- presence
+
+
+def test_tiles_without_the_concept_answer_nothing() -> None:
+    truth = discs((64, 200), (30, 30, 20), (30, 180, 3))
+    found, oracle = find(truth, "instances", threshold=0.1)
+
+    # The small one is below the threshold in its own tile.
+    assert len(found.objects) == 1 and same_objects(found.labels(), np.where(truth == 1, 1, 0))
+    assert found.match and found.threshold == 0.1
+    assert found.presence == pytest.approx((truth[:, :64] > 0).sum() / S**2, abs=1e-5)
+    assert len(oracle.prompts) == len(concept_frames(truth.shape, S)) > 3
+
+
+@pytest.mark.parametrize("target", ["concept", "instances"])
+@pytest.mark.parametrize("truth", [WHOLE, TILED], ids=["whole", "tiles"])
+def test_below_the_threshold_everywhere_is_no_match(truth: np.ndarray, target: str) -> None:
+    found, oracle = find(truth, target, threshold=0.99)
+
+    assert not found.match and found.objects == () and oracle.clicks == 0
+    assert found.note.startswith("No 'nuclei' found here (best 0.") and "0.99" in found.note
+
+
+@pytest.mark.parametrize(
+    ("target", "note"),
+    [("concept", "no pixel was marked"), ("instances", "No single object of 'nuclei'")],
+)
+def test_nothing_marked_is_no_match(target: str, note: str) -> None:
+    for shape in ((64, 50), (170, 100)):
+        found, _ = find(np.zeros(shape, int), target)
+        assert not found.match and found.objects == () and note in found.note
+        assert found.presence is None and found.threshold is None
+
+
+def test_an_unknown_word_is_not_looked_for() -> None:
+    found, oracle = find(TILED, word="gibberish", threshold=0.3)
+
+    assert not found.match and found.presence == 0 and found.threshold == 0.3
+    assert "has not learnt 'gibberish'" in found.note and oracle.prompts == []
+
+
+# ---------------------------------------------------------------- prompts
+
+
+def test_points_are_drawn_as_the_adapter_says() -> None:
+    for threshold, count in ((None, 5), (0.0, 4)):
+        _, oracle = find(WHOLE, threshold=threshold)
+        ((points, kinds),) = oracle.prompts
+        assert kinds.tolist() == [[1] * count + [-1]]
+        assert points.shape == (1, count + 1, 2)
+        # The plane ends at column 50.
+        assert points[..., 0].max() < 50
+
+
+def test_points_of_the_user_count_in_the_tiles_they_lie_in() -> None:
+    frames = concept_frames(TILED.shape, S)
+    points = [(55, 55), (169.5, 229.5), (100, 10)]
+    _, oracle = find(TILED, prompts=Prompts(points=points, labels=[1, 1, 0]))
+
+    for frame, (xy, kinds) in zip(frames, oracle.prompts, strict=True):
+        low = np.array(frame.origin) - 0.5
+        inside = [
+            bool(((low <= point) & (point <= low + frame.shape)).all())
+            for point in np.array(points)
+        ]
+        positive = [p for p, i in zip(points[:2], inside, strict=False) if i]
+        negative = [p for p, i in zip(points[2:], inside[2:], strict=True) if i]
+        given = [list(frame.to_model(p)) for p in (*positive, *negative)]
+        drawn = 0 if positive else 5
+        assert xy[0, drawn:-1].tolist() == [pytest.approx(p) for p in given]
+        wanted = [1] * (drawn + len(positive)) + [0] * len(negative) + [-1]
+        assert kinds.tolist() == [wanted]
+
+
+# ---------------------------------------------------------------- progress
+
+
+def test_progress_is_told_of_tiles() -> None:
+    told: list[tuple[int, int]] = []
+    find(TILED, progress=lambda done, of: told.append((done, of)))
+    find(WHOLE, progress=lambda *_: pytest.fail("one frame needs no progress"))
+
+    count = len(concept_frames(TILED.shape, S))
+    assert told == [(i + 1, count) for i in range(count)]
+
+
+def test_what_progress_raises_ends_the_search() -> None:
+    def stop(done: int, of: int) -> None:
+        if done == 2:
+            raise Stopped("enough")
+
+    with pytest.raises(Stopped, match="enough"):
+        find(TILED, progress=stop)
