@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
-from napari_clipsam.inference.devices import autocast
+from napari_clipsam.inference.devices import autocast, require_finite
 from napari_clipsam.models.sam import Decoded, decode, embed_masks, embed_points
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from segment_anything.modeling import MaskDecoder, PromptEncoder
     from torch import Tensor
 
     from napari_clipsam.adapters.inject import Target
@@ -22,7 +23,10 @@ __all__ = ["ObjectPrompt", "PromptDecoder"]
 
 _PADDING = -1
 _CORNERS = (2, 3)
-_CHUNK = 32
+# Prompts of one batch. More fill a GPU better, but on a CPU they fall out of its caches.
+_CHUNK, _CPU_CHUNK = 64, 4
+# Model pixels; a box may reach beyond the plane, but float32 has an end.
+_FARTHEST = 1e6
 
 
 class ObjectPrompt(NamedTuple):
@@ -48,9 +52,10 @@ class PromptDecoder:
 
     def __init__(self, encoder: PlaneEncoder) -> None:
         self.encoder = encoder
+        self._grid: tuple[PromptEncoder, Tensor] | None = None
 
     @property
-    def parts(self) -> tuple[torch.nn.Module, torch.nn.Module]:
+    def parts(self) -> tuple[PromptEncoder, MaskDecoder]:
         """Prompt encoder and mask decoder in use."""
         source = self.encoder.adapter or self.encoder.sam
         return source.prompt_encoder, source.mask_decoder
@@ -71,7 +76,8 @@ class PromptDecoder:
             xy.append(frame.box_to_model(prompt.box[None]).reshape(2, 2))
             labels.append(np.array(_CORNERS))
         device = self.encoder.device
-        coords = torch.as_tensor(np.concatenate(xy), dtype=torch.float32, device=device)[None]
+        placed = np.concatenate(xy).clip(-_FARTHEST, _FARTHEST)
+        coords = torch.as_tensor(placed, dtype=torch.float32, device=device)[None]
         kinds = torch.as_tensor(np.concatenate(labels), device=device)[None]
         if prompt.box is None and len(prompt.points) == 0:
             # SAM pads points only; a mask alone has no sparse prompt.
@@ -96,7 +102,7 @@ class PromptDecoder:
         quality : Tensor, shape (N,)
         """
         logits, quality = [], []
-        for chunk in xy.split(_CHUNK):
+        for chunk in xy.split(_CPU_CHUNK if xy.device.type == "cpu" else _CHUNK):
             coords = torch.stack([chunk, torch.zeros_like(chunk)], dim=1)
             kinds = torch.tensor([1, _PADDING], device=xy.device).expand(len(chunk), 2)
             decoded = self.run(embedding, coords, kinds, None, "object", multimask=True)
@@ -122,6 +128,17 @@ class PromptDecoder:
         coords, kinds : Tensor, shapes (N, T, 2) and (N, T)
             As `embed_points` takes them.
         mask : Tensor, shape (N, 1, M, M), optional
+
+        Raises
+        ------
+        ClipSamError
+            The answer is not finite.
+
+        Notes
+        -----
+        An adapter's target token joins the prompts even while it is zero, as it is before training:
+        attention then sees one more token. So an untrained adapter gives the base's image embedding
+        exactly, and masks close to the base's.
         """
         prompt_encoder, mask_decoder = self.parts
         adapter = self.encoder.adapter
@@ -131,6 +148,19 @@ class PromptDecoder:
             sparse = embed_points(prompt_encoder, coords, kinds)
             if adapter is not None:
                 sparse = torch.cat([sparse, adapter.target_tokens(target, n)], dim=1)
-            dense = embed_masks(prompt_encoder, mask, n)
-            pe = prompt_encoder.get_dense_pe()
-            return decode(mask_decoder, embedding, pe, sparse, dense, multimask)
+            dense = embed_masks(prompt_encoder, mask, 1 if mask is None else n)
+            places = self._places(prompt_encoder)
+            decoded = decode(mask_decoder, embedding, places, sparse, dense, multimask)
+            require_finite(decoded.logits)
+            require_finite(decoded.iou)
+            return decoded
+
+    def _places(self, prompt_encoder: PromptEncoder) -> Tensor:
+        """Positional encoding (1, C, G, G) of the image, made once for a prompt encoder."""
+        device, known = self.encoder.device, self._grid
+        if known is None or known[0] is not prompt_encoder or known[1].device.type != device.type:
+            # Like a click, a pixel keeps its place in half precision.
+            with torch.autocast(device.type, enabled=False):
+                known = prompt_encoder, prompt_encoder.get_dense_pe()
+            self._grid = known
+        return known[1]

@@ -3,28 +3,44 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import traceback
 from typing import TYPE_CHECKING, Literal
 
-# MPS lacks some operations; torch then runs them on the CPU. Read when torch is first imported.
-os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
+import torch
 
-import torch  # noqa: E402
-
-from napari_clipsam.errors import ConfigError, OutOfMemory  # noqa: E402
+from napari_clipsam.errors import ClipSamError, ConfigError, OutOfMemory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["DEVICES", "Precision", "autocast", "choose_device", "memory_guard", "resolve_precision"]
+    from torch import Tensor
+
+__all__ = [
+    "DEVICES",
+    "Precision",
+    "autocast",
+    "choose_device",
+    "lacks_operation",
+    "memory_guard",
+    "require_finite",
+    "resolve_precision",
+    "synchronize",
+]
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 Precision = Literal["auto", "fp32", "fp16", "bf16"]
-_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+# The CPU's allocator and the libraries of CUDA have no exception of their own.
+_NO_MEMORY = ("not enough memory", "can't allocate memory", "out of memory", "ALLOC_FAILED")
 
 
 def choose_device(name: str = "auto") -> torch.device:
     """The device of a name; ``auto`` takes CUDA, then MPS, then the CPU.
+
+    Parameters
+    ----------
+    name : str
+        One of `DEVICES`, or one of several CUDA devices by its number, ``cuda:1``.
 
     Raises
     ------
@@ -32,27 +48,40 @@ def choose_device(name: str = "auto") -> torch.device:
         The name is unknown or the device is not there.
     """
     there = {
-        "cpu": True,
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
+        "cpu": 1,
+        "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0,
+        "mps": int(torch.backends.mps.is_available()),
     }
     if name == "auto":
         name = next(kind for kind in ("cuda", "mps", "cpu") if there[kind])
-    kind = name.split(":")[0]
-    if kind not in there:
+    kind, colon, number = name.partition(":")
+    if kind not in there or (colon and not number.isdecimal()):
         raise ConfigError(f"There is no device '{name}'. Choose one of {', '.join(DEVICES)}.")
     if not there[kind]:
         raise ConfigError(f"No {kind} device was found here. Choose auto or cpu.")
+    if colon and int(number) >= there[kind]:
+        raise ConfigError(
+            f"There is no device '{name}': {kind} devices are counted from 0 to "
+            f"{there[kind] - 1}. Choose auto or one of these."
+        )
     return torch.device(name)
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype:
-    """The dtype networks run in: ``auto`` is bf16 on CUDA and fp32 elsewhere."""
+    """The dtype networks run in: ``auto`` is bf16 on CUDA devices that have it, else fp32.
+
+    Raises
+    ------
+    ConfigError
+        There is no such precision.
+    """
     if precision == "auto":
-        precision = "bf16" if device.type == "cuda" else "fp32"
-    if precision != "fp32" and precision not in _DTYPES:
+        # Before compute capability 8 bf16 is emulated, slower than fp32.
+        fast = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+        precision = "bf16" if fast else "fp32"
+    if precision not in _DTYPES:
         raise ConfigError(f"There is no precision '{precision}'. Choose auto, fp32, fp16 or bf16.")
-    return _DTYPES.get(precision, torch.float32)
+    return _DTYPES[precision]
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
@@ -61,9 +90,54 @@ def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
     return torch.autocast(device.type, dtype=dtype if reduced else None, enabled=reduced)
 
 
+def synchronize(device: torch.device) -> None:
+    """Wait until a device has done its work, so that a clock tells the truth."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def require_finite(tensor: Tensor) -> Tensor:
+    """The tensor itself.
+
+    Raises
+    ------
+    ClipSamError
+        It has values that are not finite, of which no mask may be made.
+    """
+    if not tensor.isfinite().all():
+        raise ClipSamError(
+            "The model's numbers are not finite, so there is no answer. Use precision='fp32'; if "
+            "it was used already, the weights are damaged: copy, download or train them again."
+        )
+    return tensor
+
+
+def lacks_operation(error: Exception, device: torch.device) -> bool:
+    """Whether an error says that MPS cannot do what the CPU could.
+
+    An operation that is missing is a NotImplementedError; a dtype or layout that is not supported
+    surfaces as a RuntimeError or TypeError that names MPS.
+    """
+    if device.type != "mps":
+        return False
+    if isinstance(error, NotImplementedError):
+        return True
+    message = str(error)
+    named = isinstance(error, RuntimeError | TypeError) and "mps" in message.lower()
+    return named and not any(sign in message for sign in _NO_MEMORY)
+
+
 @contextlib.contextmanager
-def memory_guard(device: torch.device, advice: str) -> Iterator[None]:
-    """Turn running out of memory into an error that says what to do.
+def memory_guard(device: torch.device, dtype: torch.dtype = torch.float32) -> Iterator[None]:
+    """Turn running out of memory into an error that says what to do, and let go of what it held.
+
+    Parameters
+    ----------
+    device : torch.device
+    dtype : torch.dtype
+        What networks run in, which the advice depends on.
 
     Raises
     ------
@@ -71,12 +145,27 @@ def memory_guard(device: torch.device, advice: str) -> Iterator[None]:
     """
     try:
         yield
-    except torch.OutOfMemoryError as error:
-        raise OutOfMemory(f"The {device.type} device ran out of memory. {advice}") from error
     except MemoryError as error:
-        raise OutOfMemory(f"The computer ran out of memory. {advice}") from error
+        # The calls that failed hold large arrays for as long as the error lives.
+        traceback.clear_frames(error.__traceback__)
+        raise OutOfMemory(_advice("The computer", device, dtype)) from error
     except RuntimeError as error:
-        # The CPU allocator has no exception of its own.
-        if "not enough memory" in str(error) or "out of memory" in str(error):
-            raise OutOfMemory(f"The {device.type} device ran out of memory. {advice}") from error
-        raise
+        if not (
+            isinstance(error, torch.cuda.OutOfMemoryError)
+            or any(sign in str(error) for sign in _NO_MEMORY)
+        ):
+            raise
+        traceback.clear_frames(error.__traceback__)
+        where = "The computer" if device.type == "cpu" else f"The {device.type} device"
+        raise OutOfMemory(_advice(where, device, dtype)) from error
+
+
+def _advice(where: str, device: torch.device, dtype: torch.dtype) -> str:
+    """What ran out of memory, and the settings that need less."""
+    ways = ["a smaller model (starter)", "a smaller input size (load_model(..., input_size=512))"]
+    ways.append("a smaller cache (cache_bytes)")
+    if device.type == "cuda" and dtype == torch.float32:
+        ways.insert(0, "precision='bf16'")
+    if device.type != "cpu":
+        ways.append("device='cpu'")
+    return f"{where} ran out of memory. Close other programs, or use {', '.join(ways)}."

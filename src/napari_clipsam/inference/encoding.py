@@ -16,13 +16,14 @@ import torch.nn.functional as F
 
 from napari_clipsam.adapters.inject import tuning_of
 from napari_clipsam.errors import WordError
-from napari_clipsam.inference.devices import autocast
+from napari_clipsam.inference.devices import autocast, require_finite, synchronize
 from napari_clipsam.inference.trunks import TensorCache
+from napari_clipsam.models.identity import tensor_identity
 from napari_clipsam.models.sam import default_split, normalise_pixels
 from napari_clipsam.semantics import Signals, make_signals, text_vector
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Hashable, Iterator
 
     from torch import Tensor
 
@@ -66,7 +67,11 @@ class PlaneEncoder:
     Attributes
     ----------
     adapter : Adapter or None
-        What conditions the head; assign to swap.
+        What conditions the head; swapped by `use_adapter`.
+    adapter_key : hashable
+        Tells its configuration and weights from those of any other; None without one.
+    split : int
+        Blocks in the trunk.
     calls : Counter
         Runs of trunk, clip, text, head and decode.
     seconds : dict of str to float
@@ -86,7 +91,10 @@ class PlaneEncoder:
         self._trunks = TensorCache(cache_bytes, kept)
         self._dense = TensorCache(cache_bytes // 2, kept)
         self._embeddings = TensorCache(cache_bytes // 2, kept)
+        # Trunk and CLIP see the same pixels one after the other.
+        self._pixels = TensorCache(0)
         self._texts: dict[str, Tensor] = {}
+        self.adapter_key: Hashable = None
         self.reset_clock()
 
     def reset_clock(self) -> None:
@@ -94,28 +102,47 @@ class PlaneEncoder:
         self.seconds = dict.fromkeys(_STAGES, 0.0)
 
     def clear(self) -> None:
-        """Forget everything cached."""
-        for cache in (self._trunks, self._dense, self._embeddings):
+        """Forget everything cached, and give its memory back to the device."""
+        for cache in (self._trunks, self._dense, self._embeddings, self._pixels):
             cache.clear()
         self._texts.clear()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def move(self, device: torch.device) -> None:
+        """Continue on another device."""
+        self.clear()
+        self.device = device
+        for module in (self.sam, self.clip, self.adapter):
+            if module is not None:
+                module.to(device)
 
     def use_adapter(self, adapter: Adapter | None) -> None:
-        """Swap the adapter; caches stay, since their keys name the adapter."""
+        """Swap the adapter.
+
+        Caches stay: their keys name its configuration and weights, so that an adapter that comes
+        back finds what it left, and one that was trained on in between does not.
+        """
         self.adapter = adapter
-        if adapter is not None:
-            # Without an adapter the last split stays, so that the trunks are shared.
-            self.split = adapter.split
+        if adapter is None:
+            self.adapter_key = None
+            # In fp32 it does not matter where the encoder is split, so the trunks are shared. Below
+            # that it does, a little, and an answer must not depend on what was used before.
+            if self.dtype != torch.float32:
+                self.split = default_split(self.sam.config.depth)
+            return
+        weights = tensor_identity(adapter.state_dict())
+        self.adapter_key = (weights, adapter.config, adapter.taught)
+        self.split = adapter.split
 
     def trunk(self, view: View) -> Tensor:
         """Trunk tokens (1, G, G, C) of a view."""
-        key = (*view.key, self.sam.identity, self.split)
-        return self._trunks.get(key, lambda: self._run_trunk(view)).float()
+        return self._trunks.get((*view.key, self.split), lambda: self._run_trunk(view)).float()
 
     def dense(self, view: View) -> Tensor:
-        """Dense CLIP features V (1, 1 + N, D) of a view, with the adapter's attention if it has any."""
-        own = None if tuning_of(self.adapter) is None else id(self.adapter)
-        key = (*view.key, self.clip.identity, own)
-        return self._dense.get(key, lambda: self._run_dense(view)).float()
+        """Dense CLIP features V (1, 1 + N, D) of a view, by the adapter's own attention if any."""
+        own = None if tuning_of(self.adapter) is None else self.adapter_key
+        return self._dense.get((*view.key, own), lambda: self._run_dense(view)).float()
 
     def text(self, word: str) -> Tensor:
         """t (D,) of a word; a taught one has its learned vector added.
@@ -125,12 +152,14 @@ class PlaneEncoder:
         WordError
             The word is blank.
         """
-        if word not in self._texts:
-            with self.timed("signals"), autocast(self.device, self.dtype):
+        key = _word_key(word)
+        if key not in self._texts:
+            with self.timed("signals"):
                 self.calls["text"] += 1
-                self._texts[word] = self.clip.concept(word).float()
-        delta = None if self.adapter is None else self.adapter.delta(word)
-        return text_vector(self._texts[word], self.clip.redundant().float(), delta)
+                # Words differ little from what all have in common: no reduced precision here.
+                self._texts[key] = require_finite(self.clip.concept(key))
+        delta = None if self.adapter is None else self.adapter.delta(key)
+        return text_vector(self._texts[key], self.clip.redundant().float(), delta)
 
     def signals(self, view: View, word: str) -> Signals:
         """What CLIP says of a word in a view."""
@@ -142,9 +171,9 @@ class PlaneEncoder:
 
     def embedding(self, view: View, word: str | None) -> Tensor:
         """Image embedding (1, C, G, G), conditioned where there are a word and an adapter."""
-        who = None if self.adapter is None else id(self.adapter)
-        key = (*view.key, self.sam.identity, self.split, who, word if who else None)
-        return self._embeddings.get(key, lambda: self._run_head(view, word)).float()
+        said = None if word is None or self.adapter is None else _word_key(word)
+        key = (*view.key, self.split, self.adapter_key, said)
+        return self._embeddings.get(key, lambda: self._run_head(view, said)).float()
 
     def resized(self, view: View) -> Tensor:
         """Height and width (1, 2) of a view in model pixels."""
@@ -152,11 +181,19 @@ class PlaneEncoder:
 
     def unknown_words(self, word: str) -> list[str]:
         """Words that neither CLIP's closed vocabulary nor the adapter has learnt."""
-        if self.adapter is not None and self.adapter.delta(word) is not None:
-            return []
+        if self.adapter is not None:
+            key = _word_key(word)
+            if self.adapter.delta(key) is not None:
+                return []
+            if key in {_word_key(known) for known in self.adapter.info.words}:
+                return []
         return self.clip.unknown_words(word)
 
-    def _pixels(self, view: View) -> Tensor:
+    def pixels(self, view: View) -> Tensor:
+        """Normalised pixels (1, 3, S, S) of a view, zero in the padding."""
+        return self._pixels.get(view.key, lambda: self._make_pixels(view))
+
+    def _make_pixels(self, view: View) -> Tensor:
         rgb = torch.from_numpy(view.frame.image(view.plane.rgb)).permute(2, 0, 1)
         pixels = normalise_pixels(rgb.to(self.device, torch.float32))
         size = view.frame.input_size
@@ -174,12 +211,12 @@ class PlaneEncoder:
     def _run_trunk(self, view: View) -> Tensor:
         with self.timed("trunk"), autocast(self.device, self.dtype):
             self.calls["trunk"] += 1
-            return self.sam.trunk(self._pixels(view), self.split)
+            return require_finite(self.sam.trunk(self.pixels(view), self.split))
 
     def _run_dense(self, view: View) -> Tensor:
         with self.timed("signals"), autocast(self.device, self.dtype):
             self.calls["clip"] += 1
-            return self.clip.dense(self._pixels(view), tuning_of(self.adapter))
+            return require_finite(self.clip.dense(self.pixels(view), tuning_of(self.adapter)))
 
     def _run_head(self, view: View, word: str | None) -> Tensor:
         tokens = self.trunk(view)
@@ -191,12 +228,17 @@ class PlaneEncoder:
         with self.timed("head"), autocast(self.device, self.dtype):
             self.calls["head"] += 1
             adapters = None if self.adapter is None else self.adapter.condition(conditioning)
-            return self.sam.head(tokens, self.split, adapters)
+            return require_finite(self.sam.head(tokens, self.split, adapters))
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
+        """Add the time of what runs inside to a stage."""
         start = time.perf_counter()
         yield
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        synchronize(self.device)
         self.seconds[stage] += time.perf_counter() - start
+
+
+def _word_key(word: str) -> str:
+    """A word, whatever its case and spacing."""
+    return " ".join(word.lower().split())

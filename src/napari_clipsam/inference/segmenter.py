@@ -17,20 +17,21 @@ import torch
 
 from napari_clipsam.adapters.files import load_adapter
 from napari_clipsam.adapters.inject import Adapter
-from napari_clipsam.errors import PlaneError, PromptError, WordError
-from napari_clipsam.geometry import whole_plane
+from napari_clipsam.errors import AdapterError, OutOfMemory, PlaneError, PromptError, WordError
+from napari_clipsam.inference.checks import check_prompts, split_boxes
 from napari_clipsam.inference.concepts import ConceptFinder
 from napari_clipsam.inference.decoding import ObjectPrompt, PromptDecoder
 from napari_clipsam.inference.devices import (
     Precision,
     choose_device,
+    lacks_operation,
     memory_guard,
     resolve_precision,
 )
 from napari_clipsam.inference.encoding import PlaneEncoder, View
-from napari_clipsam.inference.frames import concept_frames, is_large, object_frame
+from napari_clipsam.inference.frames import concept_frames, holds, object_frame
 from napari_clipsam.inference.instances import InstanceSettings
-from napari_clipsam.inference.masks import object_masks
+from napari_clipsam.inference.masks import mask_prompt, object_masks
 from napari_clipsam.inference.requests import ObjectMask, Prediction, PredictRequest, Target
 from napari_clipsam.models.registry import LoadedModel, load_model
 from napari_clipsam.planes import Plane, open_image
@@ -38,7 +39,7 @@ from napari_clipsam.prompts import Prompts
 
 if TYPE_CHECKING:
     from collections import Counter
-    from collections.abc import Callable
+    from collections.abc import Callable, Hashable
 
     from numpy.typing import NDArray
 
@@ -46,7 +47,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Segmenter"]
 
-_ADVICE = "Close other programs, choose a smaller model, or run on the CPU (device='cpu')."
+_INSTANCES = InstanceSettings()
+# Largest logit of a mask prompt: no decoder gives more, and float32 has an end.
+_SUREST = 1e4
 
 
 class Segmenter:
@@ -64,15 +67,26 @@ class Segmenter:
     clip : str, optional
         The CLIP to use with a SAM that brings none, see `models.registry.load_model`.
     cache_bytes : int
-        Memory for cached trunks.
+        Memory for cached trunks, and as much again for what is made of them.
     seed : int
         Of the points drawn from similarity maps.
     instances : InstanceSettings
+
+    Attributes
+    ----------
+    device : torch.device
+        Where it runs now: an MPS device that lacks an operation is left for the CPU.
+    model : LoadedModel
+    adapter_name : str
+        For people; ``none`` without an adapter.
 
     Notes
     -----
     Which model answers (method 7.5): no word and no adapter is base SAM; an adapter without a word
     uses the word it was used with last; a word without an adapter is training-free.
+
+    One thread at a time may use a Segmenter. The networks of a `LoadedModel` are moved to the
+    device, not copied.
     """
 
     def __init__(
@@ -84,12 +98,12 @@ class Segmenter:
         clip: str | None = None,
         cache_bytes: int = 1 << 30,
         seed: int = 0,
-        instances: InstanceSettings = InstanceSettings(),
+        instances: InstanceSettings = _INSTANCES,
     ) -> None:
         self.device = choose_device(device)
         dtype = resolve_precision(precision, self.device)
         self.model = model if isinstance(model, LoadedModel) else load_model(model, clip)
-        with memory_guard(self.device, _ADVICE):
+        with memory_guard(self.device, dtype):
             sam = self.model.sam.to(self.device).eval().requires_grad_(False)
             text = self.model.clip.to(self.device).eval().requires_grad_(False)
         self._encoder = PlaneEncoder(sam, text, self.device, dtype, cache_bytes)
@@ -97,6 +111,7 @@ class Segmenter:
         self._concepts = ConceptFinder(self._encoder, self._decoder, instances, seed)
         self._plane: Plane | None = None
         self._text: str | None = None
+        self._last_words: dict[Hashable, str] = {}
         self.adapter_name = "none"
         self.set_adapter(adapter)
 
@@ -118,10 +133,15 @@ class Segmenter:
     def set_adapter(self, adapter: str | Path | Adapter | None = "default") -> None:
         """Swap the adapter; cached trunks stay.
 
+        Parameters
+        ----------
+        adapter : "default", None, path or Adapter
+            One in memory is moved to the device, not copied. After it was trained on, set it again.
+
         Raises
         ------
         AdapterError
-            The file is damaged or belongs to another model; the former adapter stays.
+            The file is damaged, or the adapter belongs to another model; the former one stays.
         """
         name = "none"
         if adapter == "default":
@@ -131,10 +151,12 @@ class Segmenter:
             name = Path(adapter).stem
         elif adapter is not None:
             name = "in memory"
-        if isinstance(adapter, str | Path):
-            adapter = load_adapter(adapter, self.model.sam, self.model.clip)
-        if adapter is not None:
-            adapter = adapter.to(self.device).eval().requires_grad_(False)
+        with memory_guard(self.device, self._encoder.dtype):
+            if isinstance(adapter, str | Path):
+                adapter = load_adapter(adapter, self.model.sam, self.model.clip)
+            if adapter is not None:
+                self._check_identity(adapter)
+                adapter = adapter.to(self.device).eval()
         self._encoder.use_adapter(adapter)
         self.adapter_name = name
 
@@ -164,20 +186,31 @@ class Segmenter:
         Parameters
         ----------
         prompts : Prompts, optional
-            Without any, the word of `set_text`.
+            Without any, the word of `set_text`. For an object: points, boxes (each an object, with
+            the points in it), a mask. For a concept or instances: positive points replace those
+            drawn from the similarity map, negative ones join them.
         target : {"concept", "object", "instances"}, optional
             A word alone means concept, anything else object.
         previous : ObjectMask, optional
-            A mask of an earlier answer on this plane; its logits join the prompts as they are.
+            A mask of an earlier answer on this plane; its logits join the prompts as they are, if
+            its frame shows all prompts and fits the model, else its pixels do.
         progress : callable, optional
-            Called with tiles done and tiles in all, on planes that need tiles.
+            Called with tiles done and tiles in all, on planes that need tiles; what it raises ends
+            the search.
+
+        Returns
+        -------
+        Prediction
 
         Raises
         ------
         PlaneError
             No plane was set.
         PromptError
-            A prompt lies outside the plane, or there is nothing to go by.
+            A prompt lies outside the plane, prompts do not go together, or there is nothing to go
+            by.
+        WordError
+            The adapter needs a word.
         OutOfMemory
             The Segmenter stays usable.
         """
@@ -185,7 +218,7 @@ class Segmenter:
             raise PlaneError("No plane was chosen. Call set_plane(...) before predict(...).")
         prompts = prompts or Prompts()
         if prompts.text is None and self._text is not None:
-            prompts = replace_text(prompts, self._text)
+            prompts = _with_text(prompts, self._text)
         return self.answer(PredictRequest(self._plane, prompts, target), previous, progress)
 
     @torch.inference_mode()
@@ -196,44 +229,85 @@ class Segmenter:
         progress: Callable[[int, int], None] | None = None,
     ) -> Prediction:
         """Answer a frozen request; see `predict`."""
-        prompts, plane = request.prompts, request.plane
-        prompts.check_inside(plane.shape)
-        by_object = prompts.has_object or previous is not None
+        by_object = request.prompts.has_object or previous is not None
         target = request.target or ("object" if by_object else "concept")
-        word, note = self._word(prompts.text)
-        self._check(target, by_object, word)
-        self._encoder.reset_clock()
+        request.prompts.check_inside(request.plane.shape)
+        check_prompts(request.prompts, target, previous, request.plane.shape)
+        word, note = self._word(request.prompts.text, target)
+        self._check_word(word, target)
         try:
-            with memory_guard(self.device, _ADVICE):
-                if target == "object":
-                    found = self._object(plane, prompts, word, previous)
-                else:
-                    frames = self._concept_frames(plane)
-                    found = self._concepts.find(plane, frames, prompts, word, target, progress)
-        except Exception:
-            # Whatever failed may have left memory full: a Segmenter must stay usable.
+            found = self._find(request, target, word, previous, progress)
+        except OutOfMemory:
             self._encoder.clear()
             raise
-        note = found.note or note
+        except (RuntimeError, TypeError) as error:
+            if not lacks_operation(error, self.device):
+                raise
+            note += self._leave_device(error)
+            found = self._find(request, target, word, previous, progress)
+        note = " ".join(part for part in (found.note, note) if part)
         return replace(found, seconds=dict(self._encoder.seconds), text=word, note=note)
 
-    def _word(self, text: str | None) -> tuple[str | None, str]:
-        """The word that conditions the answer, and what to say about it."""
-        if text is not None or self.adapter is None or not self.adapter.info.words:
-            return text, ""
-        last = self.adapter.info.words[-1]
-        return last, f"No word was given; the adapter's last one, '{last}', was used."
+    def _find(
+        self,
+        request: PredictRequest,
+        target: Target,
+        word: str | None,
+        previous: ObjectMask | None,
+        progress: Callable[[int, int], None] | None,
+    ) -> Prediction:
+        plane, prompts = request.plane, request.prompts
+        self._encoder.reset_clock()
+        with memory_guard(self.device, self._encoder.dtype):
+            if target == "object" or word is None:
+                return self._object(plane, prompts, word, previous)
+            frames = concept_frames(plane.shape, self._input_size, self._squash)
+            return self._concepts.find(plane, frames, prompts, word, target, progress)
 
-    def _check(self, target: Target, by_object: bool, word: str | None) -> None:
-        if target == "object" and not by_object:
-            raise PromptError("There is nothing to go by. Give a point, a box or a mask.")
-        if word is None and target != "object":
+    def _word(self, text: str | None, target: Target) -> tuple[str | None, str]:
+        """The word that conditions the answer, and what to say about it."""
+        if self.adapter is None:
+            return text, ""
+        key, words = self._encoder.adapter_key, self.adapter.info.words
+        last = self._last_words.get(key, words[-1] if words else None)
+        if text is None:
+            said = f"No word was given; the adapter's last one, '{last}', was used."
+            return last, said if last is not None else ""
+        if not self._encoder.unknown_words(text):
+            self._last_words[key] = text
+        elif target == "object" and last is not None:
+            return last, f"The model has not learnt '{text}'; '{last}' was used in its place."
+        return text, ""
+
+    def _check_word(self, word: str | None, target: Target) -> None:
+        if word is not None:
+            return
+        if target != "object":
             raise PromptError(f"To find {target} a word is needed. Give a text, e.g. nuclei.")
-        if word is None and self.adapter is not None:
+        if self.adapter is not None:
             raise WordError("The adapter was trained for no word. Give a text, e.g. nuclei.")
 
-    def _concept_frames(self, plane: Plane) -> list[Frame]:
-        return concept_frames(plane.shape, self.model.sam.config.input_size, self._squash)
+    def _check_identity(self, adapter: Adapter) -> None:
+        for what, wanted, given in (
+            ("base model", adapter.info.base_identity, self.model.sam.identity),
+            ("CLIP", adapter.info.clip_identity, self.model.clip.identity),
+        ):
+            if wanted != given:
+                raise AdapterError(
+                    f"The adapter belongs to another {what}: it was made for {wanted}, this one is "
+                    f"{given}. Choose the {what} it was made for, or train a new adapter."
+                )
+
+    def _leave_device(self, error: Exception) -> str:
+        """Continue on the CPU; returns what to say about it."""
+        self.device = torch.device("cpu")
+        self._encoder.move(self.device)
+        reason = str(error).partition("\n")[0]
+        return f"This device lacks an operation ({reason}); the CPU is used from now on."
+
+    @property
+    def _input_size(self) -> int:
+        return self.model.sam.config.input_size
 
     @property
     def _squash(self) -> bool:
@@ -243,20 +317,11 @@ class Segmenter:
         self, plane: Plane, prompts: Prompts, word: str | None, previous: ObjectMask | None
     ) -> Prediction:
         """One object, or one for each of several boxes."""
-        size = self.model.sam.config.input_size
         objects: list[ObjectMask] = []
         others: list[ObjectMask] = []
-        for single in _split_boxes(prompts):
-            if previous is not None and previous.frame is not None:
-                frame = previous.frame
-            elif is_large(plane.shape, size):
-                frame = object_frame(plane.shape, single, size, self._squash)
-            else:
-                frame = whole_plane(plane.shape, size, self._squash)
+        for single in split_boxes(prompts):
+            frame, mask = self._frame_and_mask(plane, single, previous)
             embedding = self._encoder.embedding(View(plane, frame), word)
-            mask = previous.logits if previous is not None else None
-            if mask is None and single.mask is not None:
-                mask = frame.mask_to_model(single.mask, self._decoder.mask_size)
             box = single.boxes[0] if len(single.boxes) else None
             prompt = ObjectPrompt(single.points, single.labels, box, mask)
             decoded = self._decoder.object(embedding, prompt, frame)
@@ -266,19 +331,37 @@ class Segmenter:
             others += found[1:]
         return Prediction(plane.shape, "object", tuple(objects), tuple(others))
 
+    def _frame_and_mask(
+        self, plane: Plane, prompts: Prompts, previous: ObjectMask | None
+    ) -> tuple[Frame, NDArray[np.float32] | None]:
+        """Where an object is looked for, and the mask prompt (M, M) for it."""
+        shape, size, mask_size = plane.shape, self._input_size, self._decoder.mask_size
+        if previous is None:
+            frame = object_frame(shape, prompts, size, self._squash)
+            if prompts.mask is None:
+                return frame, None
+            mask = frame.mask_to_model(prompts.mask, mask_size)
+            if not np.isfinite(mask).all():
+                raise PromptError("The mask prompt has values beyond float32. Give smaller logits.")
+            return frame, mask.clip(-_SUREST, _SUREST)
+        fits = (
+            previous.logits is not None
+            and previous.logits.shape == (mask_size, mask_size)
+            and previous.frame is not None
+            and (previous.frame.input_size, previous.frame.squash) == (size, self._squash)
+            and holds(previous.frame, prompts, shape)
+        )
+        if fits and previous.frame is not None:
+            return previous.frame, previous.logits
+        if not previous.area:
+            if not prompts.has_object:
+                raise PromptError("The earlier mask is empty. Give a point or a box as well.")
+            return object_frame(shape, prompts, size, self._squash), None
+        boxes = np.concatenate([prompts.boxes, [previous.box]])
+        frame = object_frame(shape, Prompts(points=prompts.points, boxes=boxes), size, self._squash)
+        return frame, mask_prompt(previous, frame, mask_size)
 
-def replace_text(prompts: Prompts, text: str) -> Prompts:
+
+def _with_text(prompts: Prompts, text: str) -> Prompts:
     """The same prompts with a word."""
     return Prompts(text, prompts.points, prompts.labels, prompts.boxes, prompts.mask)
-
-
-def _split_boxes(prompts: Prompts) -> list[Prompts]:
-    """Several boxes are several objects; a point belongs to the boxes it lies in."""
-    if len(prompts.boxes) < 2:
-        return [prompts]
-    parts = []
-    for box in prompts.boxes:
-        inside = ((prompts.points >= box[:2]) & (prompts.points < box[2:])).all(axis=1)
-        points, labels = prompts.points[inside], prompts.labels[inside]
-        parts.append(Prompts(prompts.text, points, labels, box[None], prompts.mask))
-    return parts
