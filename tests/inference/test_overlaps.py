@@ -151,29 +151,50 @@ def test_many_objects_keep_apart() -> None:
     assert all(one.logits is None and one.frame is None for one in joined)
 
 
-def test_a_sliver_does_not_displace_what_it_is_a_part_of() -> None:
-    shape = (64, 112)
-    left, right = Frame((0, 0), (64, 64), 64), Frame((0, 48), (64, 64), 64)
-    # The left tile marks more than there is of the object, with confidence.
-    sliver = rectangle(18, 56, 40, 64, 0.99)
-    whole = rectangle(20, 56, 35, 90, 0.4)
-    found = [(left, (slice(0, 64), slice(0, 56)), [sliver])]
-    found.append((right, (slice(0, 64), slice(56, 112)), [whole]))
+LEFT, RIGHT = Frame((0, 0), (64, 64), 64), Frame((0, 48), (64, 64), 64)
+HOMES = (slice(0, 64), slice(0, 56)), (slice(0, 64), slice(56, 112))
 
-    (kept,) = join_instances(found, shape, 0.5)
 
+@pytest.mark.parametrize(
+    "part",
+    [
+        rectangle(18, 56, 40, 64, 0.99),  # more of it than there is
+        rectangle(20, 46, 24, 64, 0.99),  # too little, and where its own tile answers
+        rectangle(20, 58, 23, 64, 0.99),  # too little, and where the neighbour does
+    ],
+    ids=["more", "at home", "away"],
+)
+def test_a_confident_part_does_not_displace_the_whole(part: ObjectMask) -> None:
+    whole = rectangle(20, 52, 35, 90, 0.4)
+    found = [(LEFT, HOMES[0], [part]), (RIGHT, HOMES[1], [whole])]
+
+    (kept,) = join_instances(found, (64, 112), 0.5)
     assert (kept.box, kept.score) == (whole.box, whole.score)
 
 
+def test_parts_that_agree_in_the_main_are_one_object() -> None:
+    parts = rectangle(20, 10, 41, 64, 0.6), rectangle(22, 48, 40, 100, 0.9)
+    found = [(LEFT, HOMES[0], [parts[0]]), (RIGHT, HOMES[1], [parts[1]])]
+
+    (joined,) = join_instances(found, (64, 112), 0.5)
+    assert joined.box == (20, 10, 41, 100)
+    assert joined.area == 21 * 54 + 18 * 36
+    assert 0.6 < joined.score < 0.9
+
+
+def test_parts_that_disagree_are_two() -> None:
+    parts = rectangle(10, 10, 30, 64), rectangle(24, 48, 50, 100)
+    found = [(LEFT, HOMES[0], [parts[0]]), (RIGHT, HOMES[1], [parts[1]])]
+
+    assert len(join_instances(found, (64, 112), 0.5)) == 2
+
+
 def test_a_part_no_neighbour_agrees_with_counts_only_at_home() -> None:
-    shape = (64, 112)
-    left, right = Frame((0, 0), (64, 64), 64), Frame((0, 48), (64, 64), 64)
-    regions = (slice(0, 64), slice(0, 56)), (slice(0, 64), slice(56, 112))
     away, home = rectangle(0, 58, 5, 64), rectangle(30, 40, 50, 64)
     uncut = rectangle(10, 50, 20, 55)
 
-    found = [(left, regions[0], [away, home, uncut]), (right, regions[1], [])]
-    kept = join_instances(found, shape, 0.5)
+    found = [(LEFT, HOMES[0], [away, home, uncut]), (RIGHT, HOMES[1], [])]
+    kept = join_instances(found, (64, 112), 0.5)
 
     assert {one.box for one in kept} == {home.box, uncut.box}
 

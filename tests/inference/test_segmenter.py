@@ -240,12 +240,9 @@ def test_a_setting_makes_another_adapter_of_the_same_weights(
     segmenter: Segmenter, make_adapter: MakeAdapter, make_plane: MakePlane
 ) -> None:
     segmenter.set_plane(make_plane())
-    answers = []
     for normalisation in ("channel", "token"):
         segmenter.set_adapter(make_adapter(normalisation=normalisation))
-        answers.append(segmenter.predict(Prompts("nuclei")))
-
-    assert not same(*answers)
+        assert spent(segmenter, Prompts("nuclei"))["head"] == 1
 
 
 def test_an_adapter_can_go_on_training(
@@ -701,7 +698,8 @@ def test_a_click_beside_the_earlier_frame_finds_another(
     segmenter: Segmenter, make_plane: MakePlane
 ) -> None:
     segmenter.set_plane(make_plane((300, 300)))
-    earlier = segmenter.predict(Prompts(points=[(30, 30)])).objects[0]
+    found = segmenter.predict(Prompts(points=[(30, 30)])).objects[0]
+    earlier = replace(found, box=(5, 20, 45, 60), mask=np.ones((40, 40), bool))
     near = segmenter.predict(Prompts(points=[(30, 30), (40, 20)]), previous=earlier).objects[0]
     far = segmenter.predict(Prompts(points=[(30, 30), (200, 210)]), previous=earlier).objects[0]
 
@@ -816,19 +814,26 @@ def test_the_similarity_map_shows_the_plane_alone(
     assert (similarity.min(), similarity.max()) == (0, 1)
 
 
+@pytest.mark.parametrize(
+    "part",
+    [
+        "image_encoder.neck.0.weight",
+        "mask_decoder.iou_prediction_head.layers.0.bias",
+        "mask_decoder.output_hypernetworks_mlps.2.layers.0.bias",
+    ],
+)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_networks_with_broken_weights_give_an_error_and_no_mask(
-    model: LoadedModel, make_plane: MakePlane
+    model: LoadedModel, make_plane: MakePlane, part: str, value: float
 ) -> None:
     segmenter = Segmenter(model, None, "cpu")
     segmenter.set_plane(make_plane())
-    broken = model.sam.mask_decoder.iou_token.weight
-    before = broken.clone()
-    with torch.no_grad():
-        broken.fill_(float("nan"))
+    weights = model.sam.get_parameter(part)
+    before = weights.detach().clone()
+    weights.data.fill_(value)
     with pytest.raises(ClipSamError, match="not finite"):
         segmenter.predict(CLICK)
-    with torch.no_grad():
-        broken.copy_(before)
+    weights.data.copy_(before)
 
     assert np.isfinite(segmenter.predict(CLICK).scores).all()
 
