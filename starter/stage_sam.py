@@ -268,8 +268,12 @@ def main(argv: list[str] | None = None) -> None:
 def _draw(
     maker: BatchMaker, options: argparse.Namespace
 ) -> tuple[Tensor, Objects, tuple[Tensor, Tensor]]:
-    batch = maker.draw(options.batch)
-    return batch.pixels, maker.objects(batch, options.objects), merged_ids(batch)
+    while True:
+        batch = maker.draw(options.batch)
+        objects = maker.objects(batch, options.objects)
+        # A few crops may show no object at all, and a step needs one.
+        if len(objects.masks):
+            return batch.pixels, objects, merged_ids(batch)
 
 
 def _step(

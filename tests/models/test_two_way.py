@@ -57,6 +57,15 @@ def test_one_image_and_dense_prompt_for_all_is_the_same_as_one_for_each() -> Non
         close(found, wanted, atol=1e-5, rtol=0)
 
 
+def test_no_prompt_gives_no_mask() -> None:
+    sam = tiny_sam()
+    pe, image = sam.prompt_encoder.get_dense_pe(), noise(1, 32, 8, 8)
+    for source in (image, image[:0]):
+        found = decode(sam.mask_decoder, source, pe, noise(0, 3, 32), noise(0, 32, 8, 8), None)
+        assert found.logits.shape == (0, 4, 32, 32)
+        assert found.iou.shape == (0, 4)
+
+
 def test_gradients_are_the_originals() -> None:
     sam = tiny_sam()
     pe = sam.prompt_encoder.get_dense_pe()

@@ -72,9 +72,9 @@ def upscale(upscaling: nn.Sequential, image: Tensor) -> Tensor:
     parts: Sequence[Any] = tuple(upscaling)
     first, norm, activation, second, last = parts
     n, positions, _ = image.shape
-    x = _spread(first, image).view(n, 4 * positions, -1)
+    x = _spread(first, image).view(n, 4 * positions, first.out_channels)
     x = activation(F.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, norm.eps))
-    return last(_spread(second, x)).view(n, 16 * positions, -1)
+    return last(_spread(second, x)).view(n, 16 * positions, second.out_channels)
 
 
 def masks_of(weights: Tensor, upscaled: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -113,7 +113,7 @@ def _tokens_to_image(
     heads, (n, t, _) = attn.num_heads, placed.shape
     q = _heads(attn.q_proj(placed), heads)
     scores = _scores(q, attn.k_proj, placed_image)
-    mixed = (scores.softmax(dim=-1) @ image).view(n, heads, t, -1)
+    mixed = (scores.softmax(dim=-1) @ image).view(n, heads, t, image.shape[2])
     value_map = _by_head(attn.v_proj.weight, heads).transpose(1, 2)
     out = (mixed @ value_map).transpose(1, 2).flatten(2)
     return attn.out_proj(out + attn.v_proj.bias)
@@ -126,7 +126,7 @@ def _image_to_tokens(
     heads, (n, t, _) = attn.num_heads, placed.shape
     k = _heads(attn.k_proj(placed), heads)
     scores = _scores(k, attn.q_proj, placed_image)
-    weights = scores.view(n, heads, t, -1).softmax(dim=2).flatten(1, 2)
+    weights = scores.view(n, heads, t, image.shape[1]).softmax(dim=2).flatten(1, 2)
     out_map = _by_head(attn.out_proj.weight.T, heads)
     # Each head's weights add up to 1, so the bias may be shared out among the heads.
     values = _heads(attn.v_proj(tokens), heads) @ out_map + attn.out_proj.bias / heads
