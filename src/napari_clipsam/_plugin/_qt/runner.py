@@ -1,0 +1,38 @@
+"""The worker of a viewer, whose answers arrive on Qt's main thread."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qtpy.QtCore import QCoreApplication, QObject, Qt, Signal
+
+from napari_clipsam._plugin.runner import ThreadRunner
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["QtRunner"]
+
+
+class _Post(QObject):
+    """Calls functions on the thread it lives on, in the order they were sent."""
+
+    sent = Signal(object)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent.connect(self._call, Qt.ConnectionType.QueuedConnection)
+        application = QCoreApplication.instance()
+        if application is not None:
+            self.moveToThread(application.thread())
+
+    def _call(self, function: Callable[[], None]) -> None:
+        function()
+
+
+class QtRunner(ThreadRunner):
+    """A `ThreadRunner` for an application with an event loop."""
+
+    def __init__(self) -> None:
+        self._post = _Post()
+        super().__init__(self._post.sent.emit)

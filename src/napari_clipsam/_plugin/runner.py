@@ -1,0 +1,262 @@
+"""One worker for a viewer: the most urgent job first, the latest of its kind only.
+
+A job is a generator that runs off the main thread; what it yields is handed to the main thread. A
+click need not wait for a long job to end: wherever a job pauses, and wherever the model asks
+`Runner.check` between two blocks of a network, more urgent work is done first, on the same thread.
+So one thread at a time uses the model, and a long job goes on where it was.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import partial
+from typing import Any, Protocol
+
+from napari_clipsam.errors import ClipSamError, Stopped
+
+__all__ = ["Job", "Runner", "SyncRunner", "ThreadRunner", "Urgency"]
+
+
+class Urgency(IntEnum):
+    """Which job goes first."""
+
+    CLICK = 0
+    WORD = 1
+    STACK = 2
+    PREFETCH = 3
+
+
+def _nothing(*_: object) -> None:
+    return None
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """Something to do off the main thread.
+
+    Attributes
+    ----------
+    kind : str
+        A job takes the place of an earlier one of its kind, whether that waits or runs.
+    work : callable
+        Makes the generator; called and run on the worker.
+    urgency : Urgency
+    on_value, on_done, on_error, on_stop : callable
+        Called on the main thread: with each value, at the end, with a `ClipSamError`, after a stop.
+        Nothing is called any more once another job took its place.
+    """
+
+    kind: str
+    work: Callable[[], Iterator[Any]]
+    urgency: Urgency
+    on_value: Callable[[Any], None] = _nothing
+    on_done: Callable[[], None] = _nothing
+    on_error: Callable[[ClipSamError], None] = _nothing
+    on_stop: Callable[[], None] = _nothing
+
+
+class Runner(Protocol):
+    """Runs jobs."""
+
+    def submit(self, job: Job) -> None:
+        """Queue a job, in place of an earlier one of its kind."""
+        ...
+
+    def stop(self, kind: str) -> None:
+        """End the job of a kind: between two of its steps or two blocks of the model."""
+        ...
+
+    def check(self) -> None:
+        """Let more urgent work go first; called by the model, on the worker.
+
+        Raises
+        ------
+        Stopped
+            The running job is no longer wanted.
+        """
+        ...
+
+    def close(self) -> None:
+        """Drop all jobs and end; may be called twice."""
+        ...
+
+
+@dataclass(eq=False)
+class _Task:
+    """A job on its way: `dropped` says that nobody waits for it, `stopped` that it was ended."""
+
+    job: Job
+    order: int = 0
+    dropped: bool = False
+    stopped: bool = False
+
+
+class SyncRunner:
+    """Does each job at once, on the thread that submits it; for scripts and tests."""
+
+    def __init__(self) -> None:
+        self._running: list[_Task] = []
+
+    def submit(self, job: Job) -> None:
+        """Run a job to its end."""
+        task = _Task(job)
+        self._running.append(task)
+        try:
+            for value in job.work():
+                job.on_value(value)
+                self.check()
+        except Stopped:
+            job.on_stop()
+        except ClipSamError as error:
+            job.on_error(error)
+        else:
+            job.on_done()
+        finally:
+            self._running.remove(task)
+
+    def stop(self, kind: str) -> None:
+        """End the job of a kind that is running further out, if one is."""
+        for task in self._running:
+            task.stopped |= task.job.kind == kind
+
+    def check(self) -> None:
+        """Raise `Stopped` if the running job was stopped."""
+        if self._running and self._running[-1].stopped:
+            raise Stopped("Stopped.")
+
+    def close(self) -> None:
+        """Nothing is left to end."""
+
+
+class ThreadRunner:
+    """Runs jobs on one thread of its own.
+
+    Parameters
+    ----------
+    deliver : callable
+        Takes a function and calls it on the main thread, in order.
+    """
+
+    def __init__(self, deliver: Callable[[Callable[[], None]], None]) -> None:
+        self._deliver = deliver
+        self._changed = threading.Condition()
+        self._waiting: list[_Task] = []
+        self._running: list[_Task] = []
+        self._latest: dict[str, _Task] = {}
+        self._count = 0
+        self._closed = False
+        self._thread: threading.Thread | None = None
+
+    def submit(self, job: Job) -> None:
+        """Queue a job, in place of an earlier one of its kind."""
+        with self._changed:
+            if self._closed:
+                return
+            former, task = self._latest.get(job.kind), _Task(job, order=self._count)
+            if former is not None:
+                # Even one that has ended: its answers may not have been read yet.
+                former.dropped = True
+            self._waiting = [other for other in self._waiting if not other.dropped]
+            self._waiting.append(task)
+            self._latest[job.kind] = task
+            self._count += 1
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._loop, name="clipsam", daemon=True)
+                self._thread.start()
+            self._changed.notify()
+
+    def stop(self, kind: str) -> None:
+        """End the job of a kind: between two of its steps or two blocks of the model."""
+        with self._changed:
+            for task in self._running:
+                task.stopped |= task.job.kind == kind
+            ended = [task for task in self._waiting if task.job.kind == kind]
+            self._waiting = [task for task in self._waiting if task not in ended]
+        for task in ended:
+            # On the worker, so that a generator is never closed by another thread.
+            self._hand_over(task, task.job.on_stop)
+
+    def check(self) -> None:
+        """Let more urgent work go first; called by the model, on the worker."""
+        if threading.current_thread() is not self._thread or not self._running:
+            return
+        task = self._running[-1]
+        while not (task.dropped or task.stopped):
+            urgent = self._take(more_urgent_than=task.job.urgency)
+            if urgent is None:
+                return
+            self._finish(urgent)
+        raise Stopped("Stopped.")
+
+    def close(self) -> None:
+        """Drop all jobs and end; the thread ends by itself after its next check."""
+        with self._changed:
+            self._closed = True
+            for task in self._latest.values():
+                task.dropped = True
+            self._waiting.clear()
+            self._changed.notify()
+
+    def _loop(self) -> None:
+        while True:
+            with self._changed:
+                while not self._waiting and not self._closed:
+                    self._changed.wait()
+                if self._closed:
+                    return
+            task = self._take()
+            if task is not None:
+                self._finish(task)
+
+    def _take(self, more_urgent_than: Urgency | None = None) -> _Task | None:
+        with self._changed:
+            fit = [
+                task
+                for task in self._waiting
+                if more_urgent_than is None or task.job.urgency < more_urgent_than
+            ]
+            if not fit:
+                return None
+            task = min(fit, key=lambda t: (t.job.urgency, t.order))
+            self._waiting.remove(task)
+            self._running.append(task)
+            return task
+
+    def _finish(self, task: _Task) -> None:
+        """Run a task to its end; whatever happens inside becomes an answer."""
+        job = task.job
+        end = job.on_done
+        try:
+            for value in job.work():
+                self._hand_over(task, partial(job.on_value, value))
+                self.check()
+        except Stopped:
+            end = job.on_stop
+        except ClipSamError as error:
+            end = partial(job.on_error, error)
+        except Exception as error:  # noqa: BLE001 - the worker must outlive any job
+            end = partial(job.on_error, _unexpected(error))
+        with self._changed:
+            self._running.remove(task)
+        self._hand_over(task, end)
+
+    def _hand_over(self, task: _Task, call: Callable[[], None]) -> None:
+        """Call on the main thread, unless nobody waits for it by then."""
+
+        def still_wanted() -> None:
+            if not task.dropped:
+                call()
+
+        self._deliver(still_wanted)
+
+
+def _unexpected(error: Exception) -> ClipSamError:
+    found = ClipSamError(
+        "Something went wrong inside the plugin. Try again; if it happens again, report it with "
+        "the details."
+    )
+    found.__cause__ = error
+    return found
