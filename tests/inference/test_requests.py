@@ -70,3 +70,21 @@ def test_nothing_found_is_an_empty_answer() -> None:
     for found in (instances(), instances(EMPTY)):
         assert not found.mask().any() and not found.labels().any()
         assert found.mask().shape == found.labels().shape == (10, 12)
+
+
+@pytest.mark.parametrize(
+    ("box", "pixels"),
+    [
+        ((2, 3, 6, 8), 20),
+        ((4, 6, 9, 9), 4),
+        ((0, 0, 3, 4), 1),
+        ((6, 3, 8, 8), 0),
+        ((0, 0, 0, 0), 0),
+    ],
+)
+def test_masks_share_the_pixels_where_they_meet(
+    box: tuple[int, int, int, int], pixels: int
+) -> None:
+    one = ObjectMask((2, 3, 6, 8), np.ones((4, 5), bool), 1.0)
+    other = ObjectMask(box, np.ones((box[2] - box[0], box[3] - box[1]), bool), 1.0)
+    assert one.shared(other) == other.shared(one) == pixels

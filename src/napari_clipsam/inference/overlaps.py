@@ -48,7 +48,7 @@ def distinct(
     areas = [o.area for o in objects]
     twins: list[list[int]] = [[] for _ in objects]
     for i, j in _touching(objects):
-        shared = _shared(objects[i], objects[j])
+        shared = objects[i].shared(objects[j])
         if shared > max_overlap * min(areas[i], areas[j]):
             twins[i].append(j)
             twins[j].append(i)
@@ -156,8 +156,8 @@ def _agreement(a: ObjectMask, of_a: Frame, b: ObjectMask, of_b: Frame) -> float:
         for p, m, q, n in zip(of_a.origin, of_a.shape, of_b.origin, of_b.shape, strict=True)
     )
     both = (y0, x0, y1, x1)
-    shared = _shared(a, b)
-    total = _pixels_in(a, both) + _pixels_in(b, both) - shared
+    shared = a.shared(b)
+    total = np.count_nonzero(a.inside(both)) + np.count_nonzero(b.inside(both)) - shared
     return shared / total if total else 0.0
 
 
@@ -193,28 +193,3 @@ def _touching(objects: Sequence[ObjectMask]) -> Iterator[tuple[int, int]]:
         meet = (below[:, 1] < boxes[i, 3]) & (below[:, 3] > boxes[i, 1])
         for j in np.flatnonzero(meet):
             yield int(order[i]), int(order[i + 1 + j])
-
-
-def _shared(a: ObjectMask, b: ObjectMask) -> int:
-    """Pixels in both masks."""
-    y0, x0 = max(a.box[0], b.box[0]), max(a.box[1], b.box[1])
-    y1, x1 = min(a.box[2], b.box[2]), min(a.box[3], b.box[3])
-    if y1 <= y0 or x1 <= x0:
-        return 0
-    window = (y0, x0, y1, x1)
-    return int(np.count_nonzero(_part(a, window) & _part(b, window)))
-
-
-def _pixels_in(one: ObjectMask, window: tuple[int, int, int, int]) -> int:
-    y0, x0 = max(one.box[0], window[0]), max(one.box[1], window[1])
-    y1, x1 = min(one.box[2], window[2]), min(one.box[3], window[3])
-    if y1 <= y0 or x1 <= x0:
-        return 0
-    return int(np.count_nonzero(_part(one, (y0, x0, y1, x1))))
-
-
-def _part(one: ObjectMask, window: tuple[int, int, int, int]) -> NDArray[np.bool_]:
-    """A mask inside a window that lies in its box."""
-    y, x = one.box[:2]
-    y0, x0, y1, x1 = window
-    return one.mask[y0 - y : y1 - y, x0 - x : x1 - x]

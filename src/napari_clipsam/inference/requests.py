@@ -74,6 +74,17 @@ class ObjectMask:
         y0, x0, y1, x1 = self.box
         return slice(y0, y1), slice(x0, x1)
 
+    def inside(self, window: tuple[int, int, int, int]) -> NDArray[np.bool_]:
+        """The part of the mask in a half-open window of the plane; empty where they do not meet."""
+        y0, x0, y1, x1 = self.box
+        rows = slice(max(window[0] - y0, 0), max(min(window[2], y1) - y0, 0))
+        cols = slice(max(window[1] - x0, 0), max(min(window[3], x1) - x0, 0))
+        return self.mask[rows, cols]
+
+    def shared(self, other: ObjectMask) -> int:
+        """Pixels in both masks."""
+        return int(np.count_nonzero(self.inside(other.box) & other.inside(self.box)))
+
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
