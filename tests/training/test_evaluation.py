@@ -161,15 +161,49 @@ def test_planes_without_objects_count_but_do_not_weigh(two: LabelledPlane) -> No
 # ---------------------------------------------------------------- results
 
 
-def test_groups_are_by_modality_and_style(two: LabelledPlane) -> None:
-    dim, pale = (
+def kinds_of(two: LabelledPlane, *kinds: tuple[str, str]) -> list[LabelledPlane]:
+    return [
         LabelledPlane(LabelledImage(Path("a"), Path("b"), "instance", *kind), two.plane, two.labels)
-        for kind in (("fluorescence", "dim"), ("histology", "pale"))
-    )
-    result = evaluate(BrightSegmenter(), [dim, pale, dim], Question("box"))
-    counts = {kind: len(part.planes) for kind, part in result.groups().items()}
-    assert counts == {("fluorescence", "dim"): 2, ("histology", "pale"): 1}
-    assert evaluate(BrightSegmenter(), [two], Question("box")).groups() == {}
+        for kind in kinds
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kinds", "expected"),
+    [
+        ([("", "")], {}),
+        ([("", "dim"), ("", "pale")], {("", "dim"): 1, ("", "pale"): 1}),
+        ([("fluorescence", "")] * 2, {("fluorescence", ""): 2}),
+        (
+            [("fluorescence", "dim"), ("histology", "pale"), ("fluorescence", "dim")],
+            {("fluorescence", "dim"): 2, ("histology", "pale"): 1},
+        ),
+        (
+            [("fluorescence", "dim"), ("histology", "pale"), ("fluorescence", "bright")],
+            {
+                ("fluorescence", ""): 2,
+                ("fluorescence", "bright"): 1,
+                ("fluorescence", "dim"): 1,
+                ("histology", "pale"): 1,
+            },
+        ),
+    ],
+)
+def test_groups_are_by_style_and_by_modality_of_several_styles(
+    two: LabelledPlane, kinds: list[tuple[str, str]], expected: dict[tuple[str, str], int]
+) -> None:
+    result = evaluate(BrightSegmenter(), kinds_of(two, *kinds), Question("box"))
+    assert {kind: len(part.planes) for kind, part in result.groups().items()} == expected
+
+
+def test_groups_are_among_the_plain_values(two: LabelledPlane) -> None:
+    planes = kinds_of(two, ("fluorescence", "dim"), ("fluorescence", "bright"))
+    found = evaluate(BrightSegmenter(), planes, Question("text", "nuclei")).to_json()
+    whole, *styles = found["per_group"]
+    assert whole["modality"] == "fluorescence" and whole["style"] is None
+    assert whole["n_planes"] == 2 and whole["n_objects"] == 6
+    assert whole["dice"] == pytest.approx(found["dice"]) and "ap50" not in whole
+    assert [part["style"] for part in styles] == ["bright", "dim"]
 
 
 def test_semantic_labels_have_no_number_of_objects(two: LabelledPlane) -> None:

@@ -144,7 +144,7 @@ def _report(segmenter: Segmenter, result: Evaluation) -> str:
         if getattr(result, name) is not None
     ]
     rows = [
-        [modality, style, len(part.planes), _count(part.n_objects)]
+        [modality, style or "all", len(part.planes), _count(part.n_objects)]
         + [_score(getattr(part, name)) for name, _ in names]
         for (modality, style), part in result.groups().items()
     ]

@@ -202,28 +202,46 @@ class Evaluation:
         return _mean(plane.seconds for plane in self.planes)
 
     def groups(self) -> dict[tuple[str, str], Evaluation]:
-        """The same by modality and style; empty where nothing says what those are."""
+        """The same by modality and style; empty where nothing says what those are.
+
+        A modality with several styles comes as a whole first, under an empty style.
+        """
         found: dict[tuple[str, str], list[PlaneScore]] = {}
+        styles: dict[str, set[str]] = {}
         for plane in self.planes:
-            key = plane.source.modality, plane.source.style
-            found.setdefault(key, []).append(plane)
-        if set(found) <= {("", "")}:
-            return {}
-        return {key: Evaluation(self.question, tuple(found[key])) for key in sorted(found)}
+            modality, style = plane.source.modality, plane.source.style
+            styles.setdefault(modality, set()).add(style)
+            for key in {(modality, ""), (modality, style)}:
+                found.setdefault(key, []).append(plane)
+        wholes = {(name, "") for name, kinds in styles.items() if len(kinds) == 1 and any(kinds)}
+        return {
+            key: Evaluation(self.question, tuple(found[key]))
+            for key in sorted(found.keys() - wholes - {("", "")})
+        }
+
+    def scores(self) -> dict[str, float]:
+        """``mean_iou``, ``dice`` and ``ap50`` as far as they apply."""
+        scores = {"mean_iou": self.mean_iou, "dice": self.dice, "ap50": self.ap50}
+        return {name: value for name, value in scores.items() if value is not None}
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, without those that do not apply."""
-        scores = {"mean_iou": self.mean_iou, "dice": self.dice, "ap50": self.ap50}
+        groups = [
+            {"modality": modality or None, "style": style or None, **part._counted()}
+            for (modality, style), part in self.groups().items()
+        ]
         return {
             "prompts": self.question.prompts,
             "target": self.question.target,
             "text": self.question.text,
-            **{name: value for name, value in scores.items() if value is not None},
-            "n_planes": len(self.planes),
-            "n_objects": self.n_objects,
+            **self._counted(),
             "seconds_per_plane": self.seconds_per_plane,
+            **({"per_group": groups} if groups else {}),
             "per_plane": [plane.to_json() for plane in self.planes],
         }
+
+    def _counted(self) -> dict[str, Any]:
+        return {**self.scores(), "n_planes": len(self.planes), "n_objects": self.n_objects}
 
 
 def survey(
