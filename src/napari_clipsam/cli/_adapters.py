@@ -7,13 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_clipsam.cli._common import (
-    adapters_folder,
-    find_adapter,
-    megabytes,
-    table,
-    user_adapters,
-)
+from napari_clipsam.cli._common import megabytes, table
 from napari_clipsam.errors import AdapterError, OutputError
 from napari_clipsam.outputs import check_output
 
@@ -28,6 +22,7 @@ _SHOWN_WORDS = 4
 def list_adapters() -> None:
     """Print the starter's adapter and the user's own."""
     from napari_clipsam.adapters.files import read_header
+    from napari_clipsam.adapters.library import adapters_folder, user_adapters
     from napari_clipsam.models.registry import starter_file
 
     files = {"starter": starter_file("adapter"), **user_adapters()}
@@ -44,6 +39,7 @@ def list_adapters() -> None:
 def show_adapter(name_or_file: str) -> None:
     """Print what an adapter says of itself."""
     from napari_clipsam.adapters.files import read_header
+    from napari_clipsam.adapters.library import find_adapter
 
     path = find_adapter(name_or_file)
     header = read_header(path)

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_clipsam.errors import AdapterError
 from napari_clipsam.outputs import replacing
 
 if TYPE_CHECKING:
@@ -17,13 +16,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Progress",
-    "adapters_folder",
-    "find_adapter",
     "make_segmenter",
     "megabytes",
     "plural",
     "table",
-    "user_adapters",
     "write_json",
 ]
 
@@ -39,6 +35,7 @@ def make_segmenter(
         A device, model or adapter that is not there or does not fit.
     """
     from napari_clipsam.adapters.files import read_header
+    from napari_clipsam.adapters.library import find_adapter
     from napari_clipsam.inference.devices import choose_device
     from napari_clipsam.inference.segmenter import Segmenter
     from napari_clipsam.models import registry
@@ -51,43 +48,6 @@ def make_segmenter(
         chosen = find_adapter(adapter)
         read_header(chosen)
     return Segmenter(registry.load_model(model, clip), chosen, device, seed=seed)
-
-
-def adapters_folder() -> Path:
-    """Folder of the user's adapters; it may not exist yet."""
-    from napari_clipsam.models.weights import user_folder
-
-    return user_folder() / "adapters"
-
-
-def user_adapters() -> dict[str, Path]:
-    """The user's adapters by name."""
-    return {path.stem: path for path in sorted(adapters_folder().glob("*.safetensors"))}
-
-
-def find_adapter(name_or_file: str) -> Path:
-    """The file of an adapter: the starter's, one of the user's, or a path.
-
-    Raises
-    ------
-    AdapterError
-        There is none of this name.
-    """
-    if name_or_file == "starter":
-        from napari_clipsam.models.registry import starter_file
-
-        return starter_file("adapter")
-    path = Path(name_or_file)
-    if path.is_file():
-        return path
-    own = user_adapters()
-    if name_or_file in own:
-        return own[name_or_file]
-    known = ", ".join(["none", "starter", *own])
-    raise AdapterError(
-        f"There is no adapter '{name_or_file}'. Known are: {known}; the path of a .safetensors "
-        "file works too."
-    )
 
 
 class Progress:
