@@ -1,0 +1,240 @@
+"""How answers change the preview: pure functions from drafts and answers to drafts.
+
+A draft is what the user sees before it is kept: one object with prompts in any number of planes,
+all that a word names, or each instance of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+import numpy as np
+
+from napari_clipsam.inference.checks import split_boxes
+from napari_clipsam.prompts import Prompts
+from napari_clipsam.session.objects import SessionObject
+
+if TYPE_CHECKING:
+    from napari_clipsam.inference.requests import ObjectMask, Prediction, Target
+    from napari_clipsam.session.objects import PlaneKey
+
+__all__ = [
+    "Draft",
+    "Origin",
+    "earlier_mask",
+    "new_object",
+    "object_at",
+    "prompts_of",
+    "with_concept",
+    "with_follower",
+    "with_instances",
+    "with_linked",
+    "with_object",
+    "with_one_more",
+    "without_plane",
+]
+
+Draft = tuple[SessionObject, ...]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What objects are made from: names of image layer, model and adapter."""
+
+    image: str
+    model: str
+    adapter: str
+
+
+def new_object(
+    origin: Origin,
+    word: str | None,
+    target: Target,
+    prompts: Mapping[PlaneKey, Prompts],
+    masks: Mapping[PlaneKey, ObjectMask],
+) -> SessionObject:
+    """An object that is not kept yet."""
+    return SessionObject(
+        key=uuid4().hex,
+        label=0,
+        image=origin.image,
+        labels=None,
+        word=word,
+        target=target,
+        prompts=dict(prompts),
+        masks=dict(masks),
+        model=origin.model,
+        adapter=origin.adapter,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def with_object(
+    draft: Draft, origin: Origin, key: PlaneKey, prompts: Prompts, answer: Prediction
+) -> Draft:
+    """The answer to clicks and boxes in one plane: an object, or one for each of several boxes.
+
+    Objects of the draft keep what they have in other planes.
+    """
+    former = draft if all(one.target == "object" for one in draft) else ()
+    found = []
+    for i, (single, mask) in enumerate(zip(split_boxes(prompts), answer.objects, strict=True)):
+        word = prompts.text
+        if i < len(former):
+            one = replace(former[i], word=word or former[i].word)
+        else:
+            one = new_object(origin, word, "object", {}, {})
+        found.append(_with_plane(one, key, single, mask, origin))
+    left = (_without(one, key) for one in former[len(found) :])
+    return (*found, *(one for one in left if one.masks))
+
+
+def with_concept(
+    draft: Draft, origin: Origin, key: PlaneKey, prompts: Prompts, answer: Prediction
+) -> Draft:
+    """All that a word names in one plane, beside what it names in others."""
+    same = [o for o in draft if o.target == "concept" and o.word == prompts.text]
+    if not answer.objects:
+        return tuple(one for one in (_without(o, key) for o in same) if one.masks)
+    one = same[0] if same else new_object(origin, prompts.text, "concept", {}, {})
+    return (_with_plane(one, key, prompts, answer.objects[0], origin),)
+
+
+def with_instances(
+    draft: Draft, origin: Origin, key: PlaneKey, prompts: Prompts, answer: Prediction
+) -> Draft:
+    """Every object of a word in one plane, beside those in others."""
+    same = tuple(o for o in draft if o.target == "instances" and o.word == prompts.text)
+    others = tuple(one for one in (_without(o, key) for o in same) if one.masks)
+    asked = {key: Prompts(prompts.text)}
+    found = (
+        new_object(origin, prompts.text, "instances", asked, {key: mask}) for mask in answer.objects
+    )
+    return (*others, *found)
+
+
+def with_one_more(
+    draft: Draft, origin: Origin, key: PlaneKey, prompts: Prompts, answer: Prediction
+) -> tuple[Draft, str]:
+    """One object more by click or box, in place of those it mostly covers; and what was done."""
+    word = prompts.text
+    added = tuple(
+        new_object(origin, word, "instances", {key: single}, {key: mask})
+        for single, mask in zip(split_boxes(prompts), answer.objects, strict=True)
+        if mask.area
+    )
+    masks = [one.masks[key] for one in added]
+    left = tuple(o for o in draft if key not in o.masks or not _covered(o.masks[key], masks))
+    replaced = len(draft) - len(left)
+    done = "replaced" if replaced else "added"
+    return (*left, *added), f"{done} {len(added)}" if added else "nothing there"
+
+
+def with_linked(
+    origin: Origin, key: PlaneKey, word: str, found: Mapping[str, ObjectMask], draft: Draft
+) -> Draft:
+    """One slice of a stack: masks by the key of the object that they belong to."""
+    known = {one.key: one for one in draft}
+    for name, mask in found.items():
+        one = known.get(name) or replace(new_object(origin, word, "instances", {}, {}), key=name)
+        known[name] = _with_plane(one, key, Prompts(word), mask, origin)
+    return tuple(known.values())
+
+
+def with_follower(name: str, key: PlaneKey, mask: ObjectMask | None, draft: Draft) -> Draft:
+    """One object followed into one slice; where it was prompted, its prompts have the word."""
+
+    def follow(one: SessionObject) -> SessionObject:
+        asked = one.prompts.get(key)
+        if one.key != name or (asked is not None and asked.has_object):
+            return one
+        masks = {k: m for k, m in one.masks.items() if k != key}
+        return replace(one, masks=masks if mask is None else {**masks, key: mask})
+
+    return tuple(map(follow, draft))
+
+
+def prompts_of(draft: Draft) -> dict[PlaneKey, Prompts]:
+    """Clicks and boxes of a draft by plane, as layers show them; none of "every one"."""
+    found: dict[PlaneKey, list[Prompts]] = {}
+    for one in draft:
+        for key, prompts in one.prompts.items():
+            if one.target != "instances" and prompts.has_object:
+                found.setdefault(key, []).append(prompts)
+    return {key: _joined(parts) for key, parts in found.items()}
+
+
+def without_plane(draft: Draft, key: PlaneKey) -> Draft:
+    """A draft without what it has in one plane."""
+    return tuple(one for one in (_without(o, key) for o in draft) if one.masks)
+
+
+def object_at(draft: Draft, key: PlaneKey, y: float, x: float) -> SessionObject | None:
+    """The object under a point of a plane; the last one drawn lies on top."""
+    row, column = round(y), round(x)
+    for one in reversed(draft):
+        mask = one.masks.get(key)
+        if mask is None:
+            continue
+        y0, x0, y1, x1 = mask.box
+        if y0 <= row < y1 and x0 <= column < x1 and mask.mask[row - y0, column - x0]:
+            return one
+    return None
+
+
+def earlier_mask(one: SessionObject, key: PlaneKey, prompts: Prompts) -> ObjectMask | None:
+    """The mask that prompts refine: what the object has there, if they only add to its prompts.
+
+    Where a prompt was taken back, its trace in the mask must not stay, so there is none.
+    """
+    mask = one.masks.get(key)
+    if mask is None or not mask.area:
+        return None
+    former = one.prompts.get(key)
+    if former is None or not former.has_object:
+        return mask
+    grown = _clicks(former) < _clicks(prompts) and np.array_equal(prompts.boxes, former.boxes)
+    return mask if grown else None
+
+
+def _with_plane(
+    one: SessionObject, key: PlaneKey, prompts: Prompts, mask: ObjectMask, origin: Origin
+) -> SessionObject:
+    return replace(
+        one,
+        prompts={**one.prompts, key: prompts},
+        masks={**one.masks, key: mask},
+        model=origin.model,
+        adapter=origin.adapter,
+    )
+
+
+def _without(one: SessionObject, key: PlaneKey) -> SessionObject:
+    return replace(
+        one,
+        prompts={k: p for k, p in one.prompts.items() if k != key},
+        masks={k: m for k, m in one.masks.items() if k != key},
+    )
+
+
+def _covered(mask: ObjectMask, by: list[ObjectMask]) -> bool:
+    """Whether more than half of a mask lies in one of the others, or half of that one in it."""
+    return any(mask.shared(other) > 0.5 * min(mask.area, other.area) for other in by)
+
+
+def _clicks(prompts: Prompts) -> set[tuple[float, float, int]]:
+    return {
+        (y, x, label)
+        for (y, x), label in zip(prompts.points.tolist(), prompts.labels.tolist(), strict=True)
+    }
+
+
+def _joined(parts: list[Prompts]) -> Prompts:
+    points, labels, boxes = (
+        np.concatenate([getattr(p, name) for p in parts]) for name in ("points", "labels", "boxes")
+    )
+    return Prompts(None, points, labels, boxes, parts[0].mask if len(parts) == 1 else None)

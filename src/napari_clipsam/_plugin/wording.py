@@ -1,0 +1,137 @@
+"""What the dock says, in everyday words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from napari_clipsam._plugin.state import Hint, ObjectRow
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from napari_clipsam.errors import ClipSamError
+    from napari_clipsam.inference.requests import Prediction
+    from napari_clipsam.session.objects import PlaneKey, SessionObject
+
+__all__ = [
+    "answer_line",
+    "count",
+    "duration",
+    "error_hint",
+    "no_image",
+    "no_match",
+    "object_row",
+    "size_title",
+    "slices_of_object",
+    "which_slice",
+]
+
+_WEAK = 0.6
+
+
+def answer_line(
+    word: str | None, prediction: Prediction, seconds: float, where: str, note: str = ""
+) -> str:
+    """One line about an answer: word, score, number of objects, time, slice."""
+    parts = [word or "object"]
+    if prediction.match and prediction.objects:
+        scores = prediction.scores
+        parts.append(f"score {sum(scores) / len(scores):.2f}")
+        if prediction.target == "instances":
+            parts.append(count(len(scores), "object"))
+    else:
+        parts.append("nothing found")
+    if prediction.presence is not None:
+        parts.append(f"presence {prediction.presence:.2f}")
+    parts.append(_by_stage(prediction.seconds, seconds))
+    parts += [part for part in (where, note) if part]
+    return "   ".join(parts)
+
+
+def _by_stage(stages: dict[str, float], seconds: float) -> str:
+    """Seconds in all, and where they went."""
+    names = {"trunk": "image", "signals": "word", "head": "both", "decode": "mask"}
+    spent = [f"{names[k]} {v:.2f}" for k, v in stages.items() if v >= 0.005]
+    return f"{seconds:.2f} s" + (f" ({', '.join(spent)})" if spent else "")
+
+
+def no_match(word: str, prediction: Prediction) -> Hint:
+    """What to do where a word was not found."""
+    best = "" if prediction.presence is None else f" (best {prediction.presence:.2f})"
+    text = f"No '{word}' found here{best}. Click one to show me."
+    if prediction.note.startswith("The model has not learnt"):
+        text = f"This model has not learnt '{word}'. Click one to show me, or use a known word."
+    return Hint(text, (("click-one", "Click one"),))
+
+
+def no_image() -> Hint:
+    """What to do without an image."""
+    return Hint("Open an image, or try a sample.")
+
+
+def error_hint(error: ClipSamError) -> Hint:
+    """An error in one line, the cause behind "Details"."""
+    cause = error.__cause__
+    details = "" if cause is None else f"{type(cause).__name__}: {cause}"
+    return Hint(str(error), is_error=True, details=details)
+
+
+def object_row(one: SessionObject, area: float | None, volume: float | None) -> ObjectRow:
+    """A row of the list: area or volume is that of a pixel, None where nobody knows."""
+    size = one.pixels if area is None else one.pixels * (volume or area)
+    return ObjectRow(
+        one.key,
+        one.label,
+        one.word or "",
+        one.score,
+        slices_of_object(one),
+        f"{size:.4g}" if area is not None else str(one.pixels),
+        one.score < _WEAK,
+    )
+
+
+def size_title(unit: str | None, in_depth: bool) -> str:
+    """Head of the size column."""
+    short = {"micrometer": "µm", "nanometer": "nm", "millimeter": "mm"}.get(unit or "", unit)
+    if short is None or short == "pixel":
+        return "voxels" if in_depth else "pixels"
+    return f"volume/{short}³" if in_depth else f"area/{short}²"
+
+
+def slices_of_object(one: SessionObject) -> str:
+    """The slices an object lies in: "7", "10-14", "3, 7-9"; with more axes, how many."""
+    keys = sorted(one.masks, key=_held)
+    held = [_held(key) for key in keys]
+    if not held or not held[0]:
+        return ""
+    if len({h[:-1] for h in held}) > 1:
+        return count(len(held), "slice")
+    runs: list[list[int]] = []
+    for number in (h[-1] for h in held):
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
+
+
+def which_slice(key: PlaneKey, shape: Sequence[int]) -> str:
+    """Where a plane lies: "slice 12/60" (counted from 0, as napari's sliders do)."""
+    held = [(k, n) for k, n in zip(key, shape, strict=True) if k is not None and n > 1]
+    return "slice " + ", ".join(f"{k}/{n - 1}" for k, n in held) if held else ""
+
+
+def duration(seconds: float) -> str:
+    """A time in words: "8 s", "3 min", "2 h"."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def count(number: int, noun: str) -> str:
+    """A number and its noun."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _held(key: PlaneKey) -> tuple[int, ...]:
+    return tuple(k for k in key if k is not None)
