@@ -87,6 +87,17 @@ def test_what_fails_leaves_nothing_behind() -> None:
     assert cache.get("a", lambda: torch.ones(2)).sum() == 2
 
 
+def test_what_was_made_meanwhile_is_kept_once() -> None:
+    cache = TensorCache(1000)
+
+    def interrupted() -> Tensor:
+        cache.get("a", lambda: of_bytes(400))
+        return of_bytes(400)
+
+    assert cache.get("a", interrupted) is cache.get("a", fail)
+    assert (len(cache), cache.bytes) == (1, 400)
+
+
 def test_clearing_forgets_everything() -> None:
     cache = TensorCache(1000)
     cache.get("a", lambda: of_bytes(400))

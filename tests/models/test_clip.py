@@ -480,6 +480,21 @@ def test_patches_of_a_timm_tower_are_normed_once_where_it_norms_tokens() -> None
         close(clip.dense(pixels(160))[:, 1:], visual.head(last), atol=1e-5, rtol=0)
 
 
+def test_towers_of_timm_can_be_ended_before_any_block() -> None:
+    clip = build_clip(ClipConfig(timm_model("test_vit", "token"), input_size=160))
+    blocks = len(clip.model.visual.trunk.blocks)
+    for allowed in range(blocks):
+        left = list(range(allowed))
+        with torch.inference_mode(), pytest.raises(IndexError):
+            clip.dense(pixels(160), check=left.pop)
+
+    calls: list[int] = []
+    with torch.inference_mode():
+        checked = clip.dense(pixels(160), check=lambda: calls.append(1))
+        close(checked, clip.dense(pixels(160)), atol=0, rtol=0)
+    assert len(calls) == blocks > 1
+
+
 @pytest.mark.parametrize("name", ["test_vit", "test_vit2"])
 def test_a_single_patch_is_its_own_average(name: str) -> None:
     clip = build_clip(ClipConfig(timm_model(name, "avg"), input_size=16))

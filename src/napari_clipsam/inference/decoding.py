@@ -133,6 +133,8 @@ class PromptDecoder:
         ------
         ClipSamError
             The answer is not finite.
+        Stopped
+            See `PlaneEncoder.pause`.
 
         Notes
         -----
@@ -140,6 +142,7 @@ class PromptDecoder:
         attention then sees one more token. So an untrained adapter gives the base's image embedding
         exactly, and masks close to the base's.
         """
+        self.encoder.pause()
         prompt_encoder, mask_decoder = self.parts
         adapter = self.encoder.adapter
         n = len(coords)

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from napari_clipsam.adapters.inject import tuning_of
-from napari_clipsam.errors import WordError
+from napari_clipsam.errors import Stopped, WordError
 from napari_clipsam.inference.devices import autocast, require_finite, synchronize
 from napari_clipsam.inference.trunks import TensorCache
 from napari_clipsam.models.identity import tensor_identity
@@ -23,7 +23,7 @@ from napari_clipsam.models.sam import default_split, normalise_pixels
 from napari_clipsam.semantics import Signals, make_signals, text_vector
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterator
+    from collections.abc import Callable, Hashable, Iterator
 
     from torch import Tensor
 
@@ -76,6 +76,8 @@ class PlaneEncoder:
         Runs of trunk, clip, text, head and decode.
     seconds : dict of str to float
         Time by stage since `reset_clock`.
+    check : callable or None
+        See `Segmenter.check`.
     """
 
     def __init__(
@@ -95,11 +97,31 @@ class PlaneEncoder:
         self._pixels = TensorCache(0)
         self._texts: dict[str, Tensor] = {}
         self.adapter_key: Hashable = None
+        self.check: Callable[[], None] | None = None
+        self._away = 0.0
         self.reset_clock()
 
     def reset_clock(self) -> None:
         """Start counting seconds from zero."""
         self.seconds = dict.fromkeys(_STAGES, 0.0)
+
+    def pause(self) -> None:
+        """Call `check`, which may end the answer or ask for other answers meanwhile.
+
+        Raises
+        ------
+        Stopped
+            The adapter or the device was changed meanwhile.
+        """
+        if self.check is None:
+            return
+        start, away, seconds = time.perf_counter(), self._away, self.seconds
+        before = self.adapter, self.adapter_key, self.device
+        with torch.autocast(self.device.type, enabled=False):
+            self.check()
+        self.seconds, self._away = seconds, away + time.perf_counter() - start
+        if before != (self.adapter, self.adapter_key, self.device):
+            raise Stopped("The model was changed before the answer was there. Ask again.")
 
     def clear(self) -> None:
         """Forget everything cached, and give its memory back to the device."""
@@ -159,7 +181,7 @@ class PlaneEncoder:
                 # Words differ little from what all have in common: no reduced precision here.
                 self._texts[key] = require_finite(self.clip.concept(key))
         delta = None if self.adapter is None else self.adapter.delta(key)
-        return text_vector(self._texts[key], self.clip.redundant().float(), delta)
+        return text_vector(self._texts[key], self.clip.redundant(self.pause).float(), delta)
 
     def signals(self, view: View, word: str) -> Signals:
         """What CLIP says of a word in a view."""
@@ -211,12 +233,13 @@ class PlaneEncoder:
     def _run_trunk(self, view: View) -> Tensor:
         with self.timed("trunk"), autocast(self.device, self.dtype):
             self.calls["trunk"] += 1
-            return require_finite(self.sam.trunk(self.pixels(view), self.split))
+            return require_finite(self.sam.trunk(self.pixels(view), self.split, self.pause))
 
     def _run_dense(self, view: View) -> Tensor:
         with self.timed("signals"), autocast(self.device, self.dtype):
             self.calls["clip"] += 1
-            return require_finite(self.clip.dense(self.pixels(view), tuning_of(self.adapter)))
+            tuning = tuning_of(self.adapter)
+            return require_finite(self.clip.dense(self.pixels(view), tuning, self.pause))
 
     def _run_head(self, view: View, word: str | None) -> Tensor:
         tokens = self.trunk(view)
@@ -228,15 +251,15 @@ class PlaneEncoder:
         with self.timed("head"), autocast(self.device, self.dtype):
             self.calls["head"] += 1
             adapters = None if self.adapter is None else self.adapter.condition(conditioning)
-            return require_finite(self.sam.head(tokens, self.split, adapters))
+            return require_finite(self.sam.head(tokens, self.split, adapters, self.pause))
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
         """Add the time of what runs inside to a stage."""
-        start = time.perf_counter()
+        start = time.perf_counter() - self._away
         yield
         synchronize(self.device)
-        self.seconds[stage] += time.perf_counter() - start
+        self.seconds[stage] += time.perf_counter() - self._away - start
 
 
 def _word_key(word: str) -> str:

@@ -121,6 +121,20 @@ class Segmenter:
         return self._encoder.adapter
 
     @property
+    def check(self) -> Callable[[], None] | None:
+        """Called between the blocks of the networks and the batches of the decoder; None at first.
+
+        What it raises ends the answer and leaves the Segmenter usable. It may ask the same
+        Segmenter for other answers; if it changes the adapter, the answer that was under way ends
+        with `Stopped`.
+        """
+        return self._encoder.check
+
+    @check.setter
+    def check(self, check: Callable[[], None] | None) -> None:
+        self._encoder.check = check
+
+    @property
     def calls(self) -> Counter[str]:
         """How often trunk, clip, text, head and decode ran."""
         return self._encoder.calls

@@ -42,6 +42,9 @@ class TensorCache:
             self._entries.move_to_end(key)
             return self._entries[key]
         tensor = _rounded(make(), self.dtype)
+        if key in self._entries:
+            # Made meanwhile for somebody else.
+            return self._entries[key]
         self._entries[key] = tensor
         self.bytes += tensor.nbytes
         while self.bytes > self.max_bytes and len(self._entries) > 1:

@@ -28,7 +28,7 @@ from napari_clipsam.models.towers import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from torch import Tensor
 
@@ -44,6 +44,8 @@ __all__ = [
     "templates",
 ]
 
+# Texts of one batch, where a run of many can be ended.
+_TEXTS = 8
 _SCENE_TEMPLATES = (
     "there is a {} in the scene.",
     "there is the {} in the scene.",
@@ -124,7 +126,12 @@ class Clip(nn.Module):
             self._identity = tensor_identity(self.model.state_dict())
         return self._identity
 
-    def dense(self, pixels: Tensor, tuning: AttentionTuning | None = None) -> Tensor:
+    def dense(
+        self,
+        pixels: Tensor,
+        tuning: AttentionTuning | None = None,
+        check: Callable[[], None] | None = None,
+    ) -> Tensor:
         """Dense image features V by CLIP surgery; plain ones of a tower that is not open_clip's.
 
         Parameters
@@ -133,6 +140,8 @@ class Clip(nn.Module):
             Normalised pixels; resized here to the configured input size if they differ.
         tuning : AttentionTuning, optional
             An adapter's own attention weights.
+        check : callable, optional
+            Called before each block; what it raises ends the run.
 
         Returns
         -------
@@ -145,8 +154,8 @@ class Clip(nn.Module):
                 pixels, size=(size, size), mode="bilinear", align_corners=False, antialias=True
             )
         if not is_open_clip_vit(self.model.visual):
-            return plain_dense(self.model.visual, pixels)
-        return surgery(self.model.visual, pixels, self.config.surgery_blocks, tuning)
+            return plain_dense(self.model.visual, pixels, check)
+        return surgery(self.model.visual, pixels, self.config.surgery_blocks, tuning, check)
 
     def encode_ids(self, ids: Tensor) -> Tensor:
         """Text features (n, dim) of token ids (n, context), not normalised."""
@@ -176,13 +185,21 @@ class Clip(nn.Module):
         phrases = self.config.synonyms.get(key, (key,))
         return self.encode_texts(phrases).mean(dim=0)
 
-    def redundant(self) -> Tensor:
-        """The feature r (dim,) that all words share, unit length; computed once."""
+    def redundant(self, check: Callable[[], None] | None = None) -> Tensor:
+        """The feature r (dim,) that all words share, unit length; computed once.
+
+        `check` is called before every few of the texts it is made from; what it raises ends the
+        run.
+        """
         if self._redundant is None:
             # It outlives this call, so it must not belong to the graph or the mode of the caller.
             with torch.inference_mode(False), torch.no_grad():
-                features = self.encode_texts([t.format("") for t in templates()])
-                self._redundant = redundant_feature(features)
+                features = []
+                for ids in self.tokenize([t.format("") for t in templates()]).split(_TEXTS):
+                    if check is not None:
+                        check()
+                    features.append(self.encode_ids(ids.to(self._device)))
+                self._redundant = redundant_feature(torch.cat(features))
         return self._redundant.to(self._device)
 
     def unknown_words(self, text: str) -> list[str]:

@@ -25,7 +25,7 @@ from napari_clipsam.models.stem import PyramidStem
 from napari_clipsam.models.two_way import masks_of, two_way, upscale
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from segment_anything.modeling.image_encoder import Block
     from torch import Tensor
@@ -188,7 +188,7 @@ class Sam(nn.Module):
             self._identity = tensor_identity(self.image_encoder.state_dict())
         return self._identity
 
-    def trunk(self, x: Tensor, split: int) -> Tensor:
+    def trunk(self, x: Tensor, split: int, check: Callable[[], None] | None = None) -> Tensor:
         """Run the part of the encoder that depends on the image alone.
 
         Parameters
@@ -197,6 +197,8 @@ class Sam(nn.Module):
             Pixels after `normalise_pixels`.
         split : int
             Number of blocks in the trunk.
+        check : callable, optional
+            Called before each block; what it raises ends the run.
 
         Returns
         -------
@@ -207,11 +209,17 @@ class Sam(nn.Module):
         if encoder.pos_embed is not None:
             tokens = tokens + encoder.pos_embed
         for block in encoder.blocks[:split]:
+            if check is not None:
+                check()
             tokens = _run_block(block, tokens, None)
         return tokens
 
     def head(
-        self, tokens: Tensor, split: int, adapters: Sequence[BlockAdapter | None] | None = None
+        self,
+        tokens: Tensor,
+        split: int,
+        adapters: Sequence[BlockAdapter | None] | None = None,
+        check: Callable[[], None] | None = None,
     ) -> Tensor:
         """Run the blocks from `split` on and the neck.
 
@@ -221,6 +229,8 @@ class Sam(nn.Module):
             What `trunk` returned for the same `split`.
         adapters : sequence, optional
             One per block of the head; None runs the block as it is.
+        check : callable, optional
+            Called before each block; what it raises ends the run.
 
         Returns
         -------
@@ -229,6 +239,8 @@ class Sam(nn.Module):
         """
         blocks = self.image_encoder.blocks[split:]
         for block, adapter in zip(blocks, adapters or [None] * len(blocks), strict=True):
+            if check is not None:
+                check()
             tokens = _run_block(block, tokens, adapter)
         return self.image_encoder.neck(tokens.permute(0, 3, 1, 2))
 

@@ -7,6 +7,7 @@ tower is replaced; its weights are read.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
@@ -16,6 +17,8 @@ from torch import nn
 from napari_clipsam.errors import ConfigError, WeightsError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from torch import Tensor
 
 __all__ = [
@@ -125,13 +128,15 @@ def attention_weights(visual: Any) -> list[AttentionWeights]:
     return [_weights_of(block.attn) for block in visual.transformer.resblocks]
 
 
-def plain_dense(visual: Any, pixels: Tensor) -> Tensor:
+def plain_dense(visual: Any, pixels: Tensor, check: Callable[[], None] | None = None) -> Tensor:
     """Projected tokens of a timm tower, its pooled image feature in front.
 
     Parameters
     ----------
     pixels : Tensor, shape (B, 3, S, S)
         Of the size the tower was set to.
+    check : callable, optional
+        Called before each block; what it raises ends the run.
 
     Returns
     -------
@@ -139,7 +144,8 @@ def plain_dense(visual: Any, pixels: Tensor) -> Tensor:
         Not normalised.
     """
     trunk = visual.trunk
-    tokens = trunk.forward_features(pixels)
+    with _called_before_blocks(trunk, check):
+        tokens = trunk.forward_features(pixels)
     # Towers that pool by averaging have their norm behind the pooling, and not on the tokens.
     patches = trunk.fc_norm(tokens[:, trunk.num_prefix_tokens :])
     return torch.cat(
@@ -148,7 +154,11 @@ def plain_dense(visual: Any, pixels: Tensor) -> Tensor:
 
 
 def surgery(
-    visual: Any, pixels: Tensor, surgery_blocks: int, tuning: AttentionTuning | None = None
+    visual: Any,
+    pixels: Tensor,
+    surgery_blocks: int,
+    tuning: AttentionTuning | None = None,
+    check: Callable[[], None] | None = None,
 ) -> Tensor:
     """Dense tokens of open_clip's VisionTransformer with the v-v path.
 
@@ -160,6 +170,8 @@ def surgery(
         Number of last blocks with a second path; 0 gives the plain tokens.
     tuning : AttentionTuning, optional
         Attention weights to use in place of the tower's own.
+    check : callable, optional
+        Called before each block; what it raises ends the run.
 
     Returns
     -------
@@ -176,6 +188,8 @@ def surgery(
     first = len(blocks) - surgery_blocks
     surgical = x
     for i, block in enumerate(blocks):
+        if check is not None:
+            check()
         weights = _weights_of(block.attn)
         if tuning is not None:
             weights = tuning.weights(i, weights)
@@ -193,6 +207,23 @@ def surgery(
             x = x + block.ls_2(block.mlp(block.ln_2(x)))
     tokens = x if surgery_blocks == 0 else torch.cat([x[:, :1], surgical[:, 1:]], dim=1)
     return visual.ln_post(tokens) @ visual.proj
+
+
+@contextmanager
+def _called_before_blocks(trunk: Any, check: Callable[[], None] | None) -> Iterator[None]:
+    """Have timm's own loop over the blocks call `check`."""
+
+    def run(*_: object) -> None:
+        if check is not None:
+            check()
+
+    blocks = () if check is None else getattr(trunk, "blocks", ())
+    handles = [block.register_forward_pre_hook(run) for block in blocks]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _positions(table: Tensor, grid: torch.Size) -> Tensor:
