@@ -814,6 +814,44 @@ def test_the_similarity_map_shows_the_plane_alone(
     assert (similarity.min(), similarity.max()) == (0, 1)
 
 
+def test_similarity_comes_before_the_masks_and_is_theirs(
+    segmenter: Segmenter, make_adapter: MakeAdapter, make_plane: MakePlane
+) -> None:
+    segmenter.set_adapter(make_adapter(threshold=0.0))
+    plane = make_plane()
+    before = segmenter.similarity(plane, "nuclei")
+    assert segmenter.calls["trunk"] == segmenter.calls["decode"] == 0
+    segmenter.set_plane(plane)
+
+    assert np.array_equal(before, segmenter.predict(Prompts("nuclei")).similarity)
+    assert segmenter.similarity(make_plane((300, 300)), "nuclei") is None
+
+
+@pytest.mark.parametrize("word", [None, "nuclei"])
+@pytest.mark.parametrize("adapted", [False, True])
+def test_a_click_in_a_prepared_plane_is_only_decoded(
+    segmenter: Segmenter,
+    make_adapter: MakeAdapter,
+    make_plane: MakePlane,
+    word: str | None,
+    adapted: bool,
+) -> None:
+    segmenter.set_adapter(make_adapter(words=("nuclei",)) if adapted else None)
+    plane = make_plane()
+    segmenter.prepare(plane, word)
+    segmenter.set_plane(plane)
+    assert +spent(segmenter, Prompts(word, points=[(20, 20)])) == {"decode": 1}
+
+
+def test_what_cannot_be_prepared_is_left_to_the_click(
+    segmenter: Segmenter, make_adapter: MakeAdapter, make_plane: MakePlane
+) -> None:
+    segmenter.prepare(make_plane((300, 300)))
+    segmenter.set_adapter(make_adapter())
+    segmenter.prepare(make_plane())
+    assert segmenter.calls["trunk"] == 0
+
+
 @pytest.mark.parametrize(
     "part",
     [

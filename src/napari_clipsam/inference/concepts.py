@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from napari_clipsam.inference.requests import Target
     from napari_clipsam.planes import Plane
     from napari_clipsam.prompts import Prompts
+    from napari_clipsam.semantics import Signals
 
-__all__ = ["ConceptFinder"]
+__all__ = ["ConceptFinder", "shown_map"]
 
 # Without an adapter as the paper's code does: 5 points above 0.8.
 _POINTS, _THRESHOLD = 5, 0.8
@@ -186,10 +187,7 @@ class ConceptFinder:
             statistics = cosine_statistics(signals)
             logit = adapter.presence_logits(decoded.iou_token.float(), statistics)
             presence = float(torch.sigmoid(logit)[0])
-        shown = signals.valid[0].view(signals.grid)
-        height, width = int(shown.any(1).sum()), int(shown.any(0).sum())
-        similarity = signals.map()[0, 0, :height, :width].float().cpu().numpy()
-        return _Found(decoded.logits[0], decoded.iou[0], presence, similarity, embedding)
+        return _Found(decoded.logits[0], decoded.iou[0], presence, shown_map(signals), embedding)
 
     def _points(self, drawn: Tensor, prompts: Prompts, frame: Frame) -> tuple[Tensor, Tensor]:
         """Points (1, K, 2) in model pixels and their kinds (1, K), padded as SAM pads them.
@@ -234,6 +232,13 @@ class ConceptFinder:
             return join_instances(answers, shape, self.settings.max_overlap)
         parts = [one for _, _, objects in answers for one in objects]
         return [union(parts)] if parts else []
+
+
+def shown_map(signals: Signals) -> NDArray[np.float32]:
+    """The similarity map (h, w) of the patches that show the plane, 0..1."""
+    shown = signals.valid[0].view(signals.grid)
+    height, width = int(shown.any(1).sum()), int(shown.any(0).sum())
+    return signals.map()[0, 0, :height, :width].float().cpu().numpy()
 
 
 def _inside(points: NDArray[np.float64], frame: Frame) -> NDArray[np.bool_]:

@@ -12,8 +12,6 @@ from napari_clipsam.inference.requests import ObjectMask
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from numpy.typing import NDArray
-
     from napari_clipsam.geometry import Frame
 
 __all__ = ["distinct", "join_instances", "union"]

@@ -19,7 +19,7 @@ from napari_clipsam.adapters.files import load_adapter
 from napari_clipsam.adapters.inject import Adapter
 from napari_clipsam.errors import AdapterError, OutOfMemory, PlaneError, PromptError, WordError
 from napari_clipsam.inference.checks import check_prompts, split_boxes
-from napari_clipsam.inference.concepts import ConceptFinder
+from napari_clipsam.inference.concepts import ConceptFinder, shown_map
 from napari_clipsam.inference.decoding import ObjectPrompt, PromptDecoder
 from napari_clipsam.inference.devices import (
     Precision,
@@ -261,6 +261,44 @@ class Segmenter:
             found = self._find(request, target, word, previous, progress)
         note = " ".join(part for part in (found.note, note) if part)
         return replace(found, seconds=dict(self._encoder.seconds), text=word, note=note)
+
+    @torch.inference_mode()
+    def similarity(self, plane: Plane, word: str) -> NDArray[np.float32] | None:
+        """Show where a plane is like a word, before any mask is made.
+
+        Parameters
+        ----------
+        plane : Plane
+        word : str
+
+        Returns
+        -------
+        ndarray of float32, shape (h, w), or None
+            As in `Prediction.similarity`; None where the plane needs tiles or the word is unknown.
+        """
+        frames = concept_frames(plane.shape, self._input_size, self._squash)
+        if len(frames) > 1 or self._encoder.unknown_words(word):
+            return None
+        with memory_guard(self.device, self._encoder.dtype):
+            return shown_map(self._encoder.signals(View(plane, frames[0]), word))
+
+    @torch.inference_mode()
+    def prepare(self, plane: Plane, word: str | None = None) -> None:
+        """Encode a plane ahead, so that a click in it only has to be decoded.
+
+        Parameters
+        ----------
+        plane : Plane
+            One that needs tiles is left alone: which of them are wanted, the first click says.
+        word : str, optional
+            That the clicks will come with.
+        """
+        frames = concept_frames(plane.shape, self._input_size, self._squash)
+        word, _ = self._word(word, "object")
+        if len(frames) > 1 or (word is None and self.adapter is not None):
+            return
+        with memory_guard(self.device, self._encoder.dtype):
+            self._encoder.embedding(View(plane, frames[0]), word)
 
     def _find(
         self,
