@@ -212,10 +212,11 @@ class _View:
     def read(self, index: Index) -> NDArray:
         """Read one piece (see `Source`)."""
         parts = dict(zip(self.axes, index, strict=True))
-        numbers = [*np.unravel_index(_whole(parts["T"]), self._outer), _whole(parts["Z"])]
+        outer = np.unravel_index(_whole(parts["T"]), self._outer)
+        numbers = [*(int(number) for number in outer), _whole(parts["Z"])]
         full: list[int | slice] = [0] * self._ndim
         for axis, number in zip(self._held, numbers, strict=False):
-            full[self._of_array[axis]] = int(number)
+            full[self._of_array[axis]] = number
         channel = _whole(parts.get("C", 0))
         if self._channel_axis is not None:
             full[self._channel_axis] = channel
