@@ -7,6 +7,7 @@ __all__ = [
     "ClipSamError",
     "ConfigError",
     "InputError",
+    "JournalError",
     "OutOfMemory",
     "OutputError",
     "PlaneError",
@@ -57,6 +58,10 @@ class AdapterError(InputError):
 
 class ConfigError(InputError):
     """A setting outside its range or a combination that cannot work."""
+
+
+class JournalError(InputError):
+    """A recorded session that is damaged, foreign, in use, or belongs to another image."""
 
 
 class OutputError(InputError):
