@@ -1,0 +1,183 @@
+"""The list of kept objects: the weakest first, a click opens one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import (  # type: ignore[attr-defined]
+    QAbstractTableModel,
+    QModelIndex,
+    QSortFilterProxyModel,
+    Qt,
+    Signal,
+)
+from qtpy.QtGui import QFont, QKeyEvent
+from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableView
+
+if TYPE_CHECKING:
+    from napari_clipsam._plugin.state import ObjectRow
+
+__all__ = ["ObjectTable"]
+
+_LABEL, _WORD, _SCORE, _SLICES, _SIZE, _MARK = range(6)
+_RIGHT = Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
+_LEFT = Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter
+_SORT = Qt.ItemDataRole.UserRole
+_WEAK = "This object is uncertain: look at it, and correct it by clicking"
+
+
+class _Objects(QAbstractTableModel):
+    """Rows of objects."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: tuple[ObjectRow, ...] = ()
+        self.size_title = ""
+
+    def set_rows(self, rows: tuple[ObjectRow, ...], size_title: str) -> None:
+        self.beginResetModel()
+        self.rows, self.size_title = rows, size_title
+        self.endResetModel()
+
+    def rowCount(self, parent: QModelIndex | None = None) -> int:
+        return len(self.rows)
+
+    def columnCount(self, parent: QModelIndex | None = None) -> int:
+        return 6
+
+    def headerData(
+        self,
+        section: int,
+        orientation: Qt.Orientation,
+        role: int = Qt.ItemDataRole.DisplayRole,
+    ) -> Any:
+        if orientation != Qt.Orientation.Horizontal:
+            return None
+        if role == Qt.ItemDataRole.TextAlignmentRole:
+            return self._alignment(section)
+        if role == Qt.ItemDataRole.DisplayRole:
+            return ("id", "word", "score", "slices", self.size_title, "")[section]
+        if role == Qt.ItemDataRole.ToolTipRole:
+            return "Click to sort"
+        return None
+
+    def data(self, index: QModelIndex, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
+        row, column = self.rows[index.row()], index.column()
+        if role == Qt.ItemDataRole.DisplayRole:
+            mark = "weak" if row.is_weak else ""
+            texts = (str(row.label), row.word, f"{row.score:.2f}", row.slices, row.size, mark)
+            return texts[column]
+        if role == _SORT:
+            size = float(row.size or 0) if _is_number(row.size) else 0.0
+            return (row.label, row.word, row.score, row.slices, size, not row.is_weak)[column]
+        if role == Qt.ItemDataRole.TextAlignmentRole:
+            return self._alignment(column)
+        if role == Qt.ItemDataRole.ToolTipRole:
+            return _WEAK if row.is_weak else "A click shows this object and opens it"
+        if role == Qt.ItemDataRole.FontRole and column == _MARK:
+            font = QFont()
+            font.setBold(True)
+            return font
+        return None
+
+    @staticmethod
+    def _alignment(column: int) -> Qt.AlignmentFlag:
+        return _RIGHT if column in (_LABEL, _SCORE, _SIZE) else _LEFT
+
+
+class ObjectTable(QTableView):
+    """Kept objects, with weak ones marked by a word.
+
+    Attributes
+    ----------
+    opened, removed : Signal(str)
+        Key of the object to open, or to delete.
+    """
+
+    opened = Signal(str)
+    removed = Signal(str)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._objects = _Objects()
+        self._sorted = QSortFilterProxyModel(self)
+        self._sorted.setSourceModel(self._objects)
+        self._sorted.setSortRole(_SORT)
+        self.setModel(self._sorted)
+        self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
+        self.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
+        self.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.setWordWrap(False)
+        self.setShowGrid(False)
+        self.setTabKeyNavigation(False)
+        self.setSortingEnabled(True)
+        self.sortByColumn(_SCORE, Qt.SortOrder.AscendingOrder)
+        self.setToolTip("Objects you kept. A click shows one and opens it; Del deletes it")
+        self._lay_out_headers()
+        self.clicked.connect(lambda index: self.opened.emit(self._key(index)))
+
+    def show_objects(
+        self, rows: tuple[ObjectRow, ...], selected: str, size_title: str, has_slices: bool
+    ) -> None:
+        """Show objects, and which of them is open; the place in the list stays."""
+        if rows != self._objects.rows or size_title != self._objects.size_title:
+            bar = self.verticalScrollBar()
+            place = bar.value() if bar is not None else 0
+            self._objects.set_rows(rows, size_title)
+            if bar is not None:
+                bar.setValue(place)
+        self.setColumnHidden(_SLICES, not has_slices)
+        self.setColumnHidden(_MARK, not any(row.is_weak for row in rows))
+        if selected != self.selected_key():
+            self._select(selected)
+
+    def selected_key(self) -> str:
+        """Key of the row that is selected, "" without one."""
+        selection = self.selectionModel()
+        indexes = selection.selectedRows() if selection is not None else []
+        return self._key(indexes[0]) if indexes else ""
+
+    def keyPressEvent(self, event: QKeyEvent | None) -> None:
+        """Return opens the current object, Delete deletes it."""
+        key = self._key(self.currentIndex())
+        if event is not None and key and event.key() in (Qt.Key.Key_Return, Qt.Key.Key_Enter):
+            self.opened.emit(key)
+        elif event is not None and key and event.key() == Qt.Key.Key_Delete:
+            self.removed.emit(key)
+        else:
+            super().keyPressEvent(event)
+
+    def _select(self, key: str) -> None:
+        for row, one in enumerate(self._objects.rows):
+            if one.key == key:
+                index = self._sorted.mapFromSource(self._objects.index(row, 0))
+                self.selectRow(index.row())
+                self.scrollTo(index)
+                return
+        self.clearSelection()
+
+    def _key(self, index: QModelIndex) -> str:
+        source = self._sorted.mapToSource(index)
+        return self._objects.rows[source.row()].key if source.isValid() else ""
+
+    def _lay_out_headers(self) -> None:
+        rows, columns = self.verticalHeader(), self.horizontalHeader()
+        if rows is not None:
+            rows.hide()
+            rows.setDefaultSectionSize(self.fontMetrics().height() + 6)
+        if columns is not None:
+            columns.setResizeContentsPrecision(50)
+            columns.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
+            columns.setSectionResizeMode(_WORD, QHeaderView.ResizeMode.Stretch)
+            columns.setMinimumSectionSize(24)
+            columns.setHighlightSections(False)
+            columns.setSortIndicatorShown(False)  # its room would push the word out
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
