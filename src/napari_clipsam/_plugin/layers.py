@@ -305,7 +305,7 @@ class LayerImage:
             "scale": own.scale,
             "translate": own.translate,
             "rotate": own.rotate,
-            "shear": own.shear,
+            "shear": _shear(own),
             "affine": layer.affine.set_slice(axes),
             "units": tuple(layer.units[axis] for axis in axes),
             "axis_labels": tuple(layer.axis_labels[axis] for axis in axes),
@@ -411,6 +411,12 @@ def _matrix(layer: Layer) -> NDArray[np.float64]:
         scale=layer.scale, translate=layer.translate, rotate=layer.rotate, shear=layer.shear
     )
     return layer.affine.affine_matrix @ own.affine_matrix
+
+
+def _shear(own: Affine) -> NDArray[np.float64]:
+    """Its shear; napari gives one zero for each axis where there is none."""
+    count = own.ndim * (own.ndim - 1) // 2
+    return own.shear if len(own.shear) == count else np.zeros(count)
 
 
 def _axis_name(layer: Layer, axis: int) -> str:
