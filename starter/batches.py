@@ -211,22 +211,28 @@ class BatchMaker:
         if rows is None:
             rows = self._one_row_each(batch)
         rows = [r for r in rows if batch.kind(r) != "semantic"]
-        ids = self._visible_ids(batch.labels, rows)
-        row, wanted = [], []
-        for r, visible in zip(rows, ids, strict=True):
-            picked = self.rng.choice(visible, min(per_row, len(visible)), replace=False)
-            row += [r] * len(picked)
+        masks, weights, index = self.choose(batch.labels[rows], batch.weights[rows], per_row)
+        of_row = torch.tensor(rows, device=self.device, dtype=torch.long)
+        crop_of = torch.tensor([c for c, _ in batch.rows], device=self.device, dtype=torch.long)
+        return Objects(masks, weights, of_row[index], crop_of[of_row[index]])
+
+    def choose(
+        self, labels: Tensor, weights: Tensor, per_map: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Soft masks and weights (N, H / 2, H / 2) of up to `per_map` objects, and whose they are.
+
+        Labels and weights are (R, H, H) of instances.
+        """
+        index, wanted = [], []
+        for i, visible in enumerate(_visible_ids(labels)):
+            picked = self.rng.choice(visible, min(per_map, len(visible)), replace=False)
+            index += [i] * len(picked)
             wanted += picked.tolist()
-        index = torch.tensor(row, device=self.device, dtype=torch.long)
+        chosen = torch.tensor(index, device=self.device, dtype=torch.long)
         target = torch.tensor(wanted, device=self.device, dtype=torch.int32)
-        masks = (batch.labels[index] == target[:, None, None]).half()
-        crops = torch.tensor([batch.rows[r][0] for r in row], device=self.device, dtype=torch.long)
-        return Objects(
-            F.avg_pool2d(masks[:, None], 2)[:, 0].float(),
-            batch.weights[index, ::2, ::2],
-            index,
-            crops,
-        )
+        masks = (labels[chosen] == target[:, None, None]).half()
+        soft = F.avg_pool2d(masks[:, None], 2)[:, 0].float()
+        return soft, weights[chosen, ::2, ::2], chosen
 
     def _one_row_each(self, batch: Batch) -> list[int]:
         usable: dict[int, list[int]] = {}
@@ -234,19 +240,6 @@ class BatchMaker:
             if batch.kind(r) != "semantic":
                 usable.setdefault(crop, []).append(r)
         return [int(self.rng.choice(rows)) for rows in usable.values()]
-
-    def _visible_ids(self, labels: Tensor, rows: Sequence[int]) -> list[np.ndarray]:
-        """Ids of each row that are neither a sliver nor most of the plane."""
-        if not rows:
-            return []
-        chosen = labels[torch.tensor(rows, device=self.device)].long()
-        top = int(chosen.amax()) + 1
-        offsets = torch.arange(len(rows), device=self.device)[:, None, None] * top
-        counts = torch.bincount((chosen + offsets).flatten(), minlength=top * len(rows))
-        table = counts.view(len(rows), top).cpu().numpy()
-        table[:, 0] = 0
-        limit = _MAX_SHARE * self.size**2
-        return [np.flatnonzero((row >= _MIN_AREA) & (row <= limit)) for row in table]
 
     def _crop(self, item: _Item) -> tuple[Tensor, Tensor, int, int]:
         rng, size = self.rng, self.size
@@ -298,6 +291,20 @@ class BatchMaker:
             device=self.device,
         )
         return F.affine_grid(theta[None], [1, 1, out_h, out_w], align_corners=False)
+
+
+def _visible_ids(labels: Tensor) -> list[np.ndarray]:
+    """Ids of each map (R, H, W) that are neither a sliver nor most of it."""
+    count = len(labels)
+    if not count:
+        return []
+    top = int(labels.amax()) + 1
+    offsets = torch.arange(count, device=labels.device)[:, None, None] * top
+    counts = torch.bincount((labels.long() + offsets).flatten(), minlength=top * count)
+    table = counts.view(count, top).cpu().numpy()
+    table[:, 0] = 0
+    limit = _MAX_SHARE * labels[0].numel()
+    return [np.flatnonzero((row >= _MIN_AREA) & (row <= limit)) for row in table]
 
 
 def _look(

@@ -26,7 +26,7 @@ from starter import config, phrases
 from starter.frozen import Frozen
 from starter.validate import concept_outcomes, prompt_scores
 
-__all__ = ["balanced_threshold", "blended", "export_adapter", "export_networks", "main"]
+__all__ = ["balanced_threshold", "blended", "export_adapter", "export_networks", "main", "ship"]
 
 SHIPPED = Path(__file__).parents[1] / "src" / "napari_clipsam" / "models" / "starter"
 _PROVENANCE = {
@@ -109,6 +109,13 @@ def balanced_threshold(present: np.ndarray, absent: np.ndarray) -> float:
     return float(middles[best[len(best) // 2]])
 
 
+def ship(run: Path) -> None:
+    """Copy the files of a run into the package."""
+    SHIPPED.mkdir(parents=True, exist_ok=True)
+    for name in ("sam", "clip", "adapter"):
+        shutil.copyfile(run / f"{name}.safetensors", SHIPPED / f"{name}.safetensors")
+
+
 def _words() -> tuple[str, ...]:
     names = [name for name in phrases.CONCEPTS if name != _LAST_WORD]
     return (*names, _LAST_WORD)
@@ -130,9 +137,7 @@ def main(argv: list[str] | None = None) -> None:
     else:
         print(export_adapter(run, options).info)
     if options.ship:
-        SHIPPED.mkdir(parents=True, exist_ok=True)
-        for name in ("sam", "clip", "adapter"):
-            shutil.copyfile(run / f"{name}.safetensors", SHIPPED / f"{name}.safetensors")
+        ship(run)
 
 
 if __name__ == "__main__":

@@ -6,18 +6,20 @@ import argparse
 import copy
 import csv
 import math
+import os
 import time
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from starter.batches import Store, load_store
-from starter.data import load_split
+from starter.data import TRAINING_SETS, load_split
 from starter.synthetic import generate_many
 
-__all__ = ["Average", "Run", "arguments", "autocast", "training_store"]
+__all__ = ["Average", "Run", "arguments", "autocast", "prepare", "training_store"]
 
 
 def arguments(description: str, steps: int) -> argparse.ArgumentParser:
@@ -31,24 +33,35 @@ def arguments(description: str, steps: int) -> argparse.ArgumentParser:
     parser.add_argument("--stop-after", type=float, default=None, help="minutes; resume later")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--generated", type=int, default=6000, help="number of generated images")
-    parser.add_argument("--workers", type=int, default=2, help="processes that generate them")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="that generate them")
     parser.add_argument("--save-every", type=int, default=200, help="steps")
+    parser.add_argument("--validate-every", type=int, default=1000, help="steps; 0: at the end")
+    parser.add_argument("--log-every", type=int, default=100, help="steps")
     parser.add_argument("--seed", type=int, default=0)
     return parser
 
 
+def prepare(options: argparse.Namespace) -> None:
+    """Seed, and let a GPU choose its fastest kernels; shapes repeat from step to step."""
+    torch.manual_seed(options.seed)
+    torch.backends.cudnn.benchmark = True
+    torch.set_float32_matmul_precision("high")
+
+
 def training_store(options: argparse.Namespace) -> Store:
-    """Measured and generated images on the device; blood smears are few, so they weigh more."""
-    measured = load_split(options.data, ["dsb2018_nuclei"], "train")
-    phase = load_split(options.data, ["usiigaci_phase_contrast"], "train")
-    blood = load_split(options.data, ["bccd_blood_boxes"], "train")
+    """Measured and generated images on the device; stages of one process share them."""
+    return _store(options.data, options.generated, options.workers, options.device)
+
+
+@cache
+def _store(data: str, count: int, workers: int, device: str) -> Store:
+    measured, phase, blood = (load_split(data, [name], "train") for name in TRAINING_SETS)
     start = time.perf_counter()
-    generated = list(generate_many(range(options.generated), 320, options.workers))
-    print(
-        f"generated {options.generated} images in {time.perf_counter() - start:.0f} s", flush=True
-    )
+    generated = list(generate_many(range(count), 320, workers))
+    print(f"generated {count} images in {time.perf_counter() - start:.0f} s", flush=True)
+    # Blood smears are few, so they weigh more.
     groups = [(0.42, measured), (0.13, phase), (0.1, blood), (0.35, generated)]
-    return load_store(groups, options.device)
+    return load_store(groups, device)
 
 
 def autocast(device: str) -> torch.autocast:
@@ -135,18 +148,19 @@ class Run:
         """Time spent so far, in earlier runs too."""
         return self.before + time.perf_counter() - self.started
 
-    def _done(self) -> float:
-        """Share of the schedule that is behind, by steps or by time."""
+    @property
+    def done(self) -> float:
+        """Share of the schedule that is behind, by steps or by time; 1 at its end."""
         done = self.step / self.options.steps
         if self.options.minutes is not None:
             done = max(done, self.seconds / (60 * self.options.minutes))
-        return done
+        return min(1.0, done)
 
     def steps(self) -> Iterator[int]:
         """Step numbers until the schedule or the time is over; sets the learning rate of each."""
         warm = max(1, min(150, self.options.steps // 10))
         stop = self.options.stop_after
-        while (done := self._done()) < 1:
+        while (done := self.done) < 1:
             if stop is not None and time.perf_counter() - self.started > 60 * stop:
                 break
             factor = min(1.0, (self.step + 1) / warm) * (
@@ -168,8 +182,15 @@ class Run:
             self.average.update(self.model)
         self.optimizer.zero_grad(set_to_none=True)
 
-    def log(self, every: int = 100, **values: torch.Tensor) -> None:
+    @property
+    def validates(self) -> bool:
+        """Whether the step that was just taken is one to validate after."""
+        every = self.options.validate_every
+        return every > 0 and (self.step + 1) % every == 0
+
+    def log(self, **values: torch.Tensor) -> None:
         """Sum up terms; print and append their means to the curve from time to time."""
+        every = self.options.log_every
         for key, value in values.items():
             self._sums[key] = self._sums.get(key, 0) + value.detach()
         if (self.step + 1) % every == 0:

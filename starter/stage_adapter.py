@@ -31,10 +31,10 @@ from starter import config, phrases
 from starter.batches import Batch, BatchMaker, Objects, prefetch
 from starter.crops import CropStore
 from starter.frozen import Features, Frozen, decode_concept
-from starter.loop import Run, arguments, autocast, training_store
+from starter.loop import Run, arguments, autocast, prepare, training_store
 from starter.stage_sam import correction_rounds
 from starter.validate import concept_scores
-from starter.windows import Windows
+from starter.windows import Windows, place
 
 __all__ = ["Pairs", "main"]
 
@@ -112,24 +112,10 @@ def see(
 def choose_windows(
     batch: Batch, pairs: Pairs, side: int, shape: SamConfig, rng: np.random.Generator
 ) -> Windows:
-    """A window of every pair, on its concept where there is one, along the attention's windows."""
-    if side == shape.grid:
-        return Windows.whole(len(pairs.row), side, shape.patch_size, pairs.row.device)
-    step = shape.window_size
-    starts = [
-        (y, x)
-        for y in range(0, shape.grid - side + 1, step)
-        for x in range(0, shape.grid - side + 1, step)
-    ]
-    origins = []
-    for crop, row in zip(pairs.crop.tolist(), pairs.row.tolist(), strict=True):
-        shown = batch.valid[crop] if row < 0 else batch.labels[row] > 0
-        cells = F.avg_pool2d(shown[None, None].float(), shape.patch_size)[0, 0]
-        amounts = [float(cells[y : y + side, x : x + side].sum()) for y, x in starts]
-        good = [s for s, amount in zip(starts, amounts, strict=True) if amount > 2]
-        origins.append(good[rng.integers(len(good))] if good else starts[int(np.argmax(amounts))])
-    origin = torch.tensor(origins, device=pairs.row.device)
-    return Windows(origin, side, shape.grid, shape.patch_size)
+    """A window of every pair, on its concept where there is one."""
+    there = (pairs.row >= 0)[:, None, None]
+    concept = batch.labels[pairs.row.clamp_min(0)] > 0
+    return place(torch.where(there, concept, batch.valid[pairs.crop]), side, shape, rng)
 
 
 def concept_loss(
@@ -154,8 +140,8 @@ def presence_loss(logits: Tensor, pairs: Pairs) -> Tensor:
     return sum((values * s).sum() / s.sum().clamp_min(1) for s in (there, 1 - there)) / 2
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Train, resume or finish stage 3."""
+def main(argv: list[str] | None = None) -> bool:
+    """Train, resume or finish stage 3; whether its schedule is over."""
     parser = arguments(__doc__.splitlines()[0], steps=4000)
     parser.add_argument("--base", default="starter_run", help="folder of the frozen networks")
     parser.add_argument("--objects", type=int, default=4, help="objects of a pair")
@@ -163,10 +149,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--crops", type=int, default=0, help="compute features of so many once")
     parser.add_argument("--window", type=int, default=config.SAM.grid, help="tokens trained on")
-    parser.add_argument("--log-every", type=int, default=100)
-    parser.add_argument("--validate-every", type=int, default=1000)
+    parser.add_argument("--whole-from", type=float, default=1.0, help="share of the schedule")
     options = parser.parse_args(argv)
-    torch.manual_seed(options.seed)
+    prepare(options)
     frozen = Frozen(Path(options.base), options.device)
     adapter = build_adapter(config.ADAPTER, frozen.sam, frozen.clip, options.seed)
     adapter = adapter.to(options.device).train()
@@ -178,13 +163,15 @@ def main(argv: list[str] | None = None) -> None:
     run = Run("adapter", adapter, groups, options)
     maker = BatchMaker(store, config.SAM.input_size, options.seed + 100 + run.step)
     kept = CropStore(maker, frozen, adapter.split, options.crops) if options.crops else None
-    batches = prefetch(lambda: _draw(maker, kept, options), options.device)
+    batches = prefetch(lambda: _draw(maker, kept, options, run.done), options.device)
     generator = torch.Generator(options.device).manual_seed(options.seed + run.step)
     for step in run.steps():
         _step(run, frozen, *next(batches), generator, 1 + step % options.rounds)
-        if (step + 1) % options.validate_every == 0:
+        if run.validates:
             run.report(concept_scores(run.average.model, frozen, options), "val")
-    run.report(concept_scores(run.average.model, frozen, options), "val")
+    if run.done == 1:
+        run.report(concept_scores(run.average.model, frozen, options), "val")
+    return run.done == 1
 
 
 def _others(adapter: Adapter) -> list[nn.Parameter]:
@@ -193,28 +180,30 @@ def _others(adapter: Adapter) -> list[nn.Parameter]:
 
 
 def _draw(
-    maker: BatchMaker, kept: CropStore | None, options: argparse.Namespace
+    maker: BatchMaker, kept: CropStore | None, options: argparse.Namespace, done: float
 ) -> tuple[Batch, Features | None, Pairs, Windows, Objects]:
     if kept is None:
         batch, features = maker.draw(options.batch), None
     else:
         batch, features = kept.draw(options.batch)
     pairs = draw_pairs(batch, maker.rng)
-    windows = choose_windows(batch, pairs, options.window, config.SAM, maker.rng)
+    side = options.window if done < options.whole_from else config.SAM.grid
+    windows = choose_windows(batch, pairs, side, config.SAM, maker.rng)
     return batch, features, pairs, windows, _objects(maker, batch, pairs, windows, options.objects)
 
 
 def _objects(
     maker: BatchMaker, batch: Batch, pairs: Pairs, windows: Windows, count: int
 ) -> Objects:
-    """Objects of the pairs' concepts inside their windows; `image` is the pair's index."""
-    rows = [r for r in pairs.row.tolist() if r >= 0]
-    objects = maker.objects(batch, count, rows)
-    pair_of = {r: p for p, r in enumerate(pairs.row.tolist())}
-    pair = torch.tensor([pair_of[r] for r in objects.row.tolist()], device=pairs.row.device).long()
-    masks, weights = windows.cut(objects.masks, pair), windows.cut(objects.weights, pair)
-    inside = masks.sum(dim=(1, 2)) >= 0.9 * objects.masks.sum(dim=(1, 2))
-    return Objects(masks[inside], weights[inside], objects.row[inside], pair[inside])
+    """Objects of the pairs' concepts in their windows; `image` is the pair's index."""
+    rows = pairs.row.tolist()
+    usable = [p for p, r in enumerate(rows) if r >= 0 and batch.kind(r) != "semantic"]
+    pair = torch.tensor(usable, device=pairs.row.device, dtype=torch.long)
+    labels, weights = (
+        windows.cut(maps[pairs.row[pair]], pair) for maps in (batch.labels, batch.weights)
+    )
+    masks, known, index = maker.choose(labels, weights, count)
+    return Objects(masks, known, pairs.row[pair[index]], pair[index])
 
 
 def _conditioning(adapter: Adapter, signals: Signals, windows: Windows) -> list[BlockAdapter]:
@@ -258,7 +247,7 @@ def _step(
         logged |= {"object": loss, "first": ious[0]}
     embedding.backward(leaf.grad)
     run.update()
-    run.log(run.options.log_every, **logged)
+    run.log(**logged)
 
 
 if __name__ == "__main__":

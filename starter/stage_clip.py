@@ -19,7 +19,7 @@ from napari_clipsam.models.clip import Clip, build_clip, redundant_feature, temp
 from napari_clipsam.semantics import text_vector
 from starter import config, phrases
 from starter.batches import Batch, BatchMaker, prefetch
-from starter.loop import Run, arguments, autocast, training_store
+from starter.loop import Run, arguments, autocast, prepare, training_store
 from starter.validate import word_scores
 
 __all__ = ["Asked", "ask", "main"]
@@ -136,12 +136,12 @@ def modality_loss(matcher: Matcher, dense: Tensor, text: Tensor, batch: Batch) -
     return F.cross_entropy(matcher(cosine, 2), target)
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Train, resume or finish stage 2."""
+def main(argv: list[str] | None = None) -> bool:
+    """Train, resume or finish stage 2; whether its schedule is over."""
     parser = arguments(__doc__.splitlines()[0], steps=5000)
     parser.add_argument("--rate", type=float, default=6e-4)
     options = parser.parse_args(argv)
-    torch.manual_seed(options.seed)
+    prepare(options)
     clip = build_clip(config.clip_config()).to(options.device)
     model = nn.ModuleDict({"clip": clip, "matcher": Matcher().to(options.device)}).train()
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -154,11 +154,13 @@ def main(argv: list[str] | None = None) -> None:
     run = Run("clip", model, groups, options)
     maker = BatchMaker(store, config.SAM.input_size, options.seed + run.step)
     batches = prefetch(lambda: _draw(maker, clip.grid, options.batch), options.device)
-    for step in run.steps():
+    for _ in run.steps():
         _step(run, *next(batches), template_ids)
-        if (step + 1) % 1000 == 0:
+        if run.validates:
             run.report(word_scores(run.average.model["clip"], options), "val")
-    run.report(word_scores(run.average.model["clip"], options), "val")
+    if run.done == 1:
+        run.report(word_scores(run.average.model["clip"], options), "val")
+    return run.done == 1
 
 
 def _draw(maker: BatchMaker, grid: int, count: int) -> tuple[Batch, Asked, list[str]]:

@@ -10,6 +10,7 @@ embedding (foreground, outline, offset to the centre) speeds up the trunk and is
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -26,9 +27,9 @@ from napari_clipsam.training.simulate import (
 )
 from starter import config
 from starter.batches import Batch, BatchMaker, Objects, prefetch
-from starter.loop import Run, arguments, autocast, training_store
+from starter.loop import Run, arguments, autocast, prepare, training_store
 from starter.validate import prompt_scores
-from starter.windows import Windows
+from starter.windows import Windows, place
 
 __all__ = ["Clicks", "correction_rounds", "main"]
 
@@ -150,7 +151,7 @@ def correction_rounds(
     """
     size = sam.prompt_encoder.input_image_size[0]
     pe, offset = sam.prompt_encoder.get_dense_pe(), embedding.new_zeros(1, 1, 2)
-    if windows is not None:
+    if windows is not None and windows.side < windows.grid:
         size = windows.pixels
         offset = windows.offset(objects.image)[:, None]
         pe = windows.cut(pe.expand(len(objects.image), -1, -1, -1), objects.image)
@@ -239,16 +240,18 @@ def merged_ids(batch: Batch) -> tuple[Tensor, Tensor]:
     return torch.stack(merged), (torch.stack(known) > 0).float()
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Train, resume or finish stage 1."""
+def main(argv: list[str] | None = None) -> bool:
+    """Train, resume or finish stage 1; whether its schedule is over."""
     parser = arguments(__doc__.splitlines()[0], steps=6000)
     parser.add_argument("--objects", type=int, default=10, help="objects of a crop")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rate", type=float, default=6e-4)
     parser.add_argument("--balance", type=float, default=16.0, help="16 from nothing, 2 to refine")
     parser.add_argument("--start", default=None, help="weights file to go on from")
+    parser.add_argument("--window", type=int, default=config.SAM.grid, help="tokens trained on")
+    parser.add_argument("--whole-from", type=float, default=1.0, help="share of the schedule")
     options = parser.parse_args(argv)
-    torch.manual_seed(options.seed)
+    prepare(options)
     sam = Sam(config.SAM) if options.start is None else load_sam(options.start)
     sam = sam.to(options.device)
     auxiliary = AuxiliaryHead(config.SAM.out_chans).to(options.device)
@@ -256,24 +259,46 @@ def main(argv: list[str] | None = None) -> None:
     store = training_store(options)
     run = Run("sam", model, _groups(model, options.rate), options)
     maker = BatchMaker(store, config.SAM.input_size, options.seed + run.step)
-    batches = prefetch(lambda: _draw(maker, options), options.device)
+    batches = prefetch(lambda: _draw(maker, options, run.done), options.device)
     for step in run.steps():
         # One, two or three rounds in turn: the first click matters most.
         _step(run, *next(batches), 1 + step % options.rounds, options.balance)
-        if (step + 1) % 1000 == 0:
+        if run.validates:
             run.report(prompt_scores(run.average.model["sam"], options), "val")
-    run.report(prompt_scores(run.average.model["sam"], options), "val")
+    if run.done == 1:
+        run.report(prompt_scores(run.average.model["sam"], options), "val")
+    return run.done == 1
 
 
 def _draw(
-    maker: BatchMaker, options: argparse.Namespace
-) -> tuple[Tensor, Objects, tuple[Tensor, Tensor]]:
+    maker: BatchMaker, options: argparse.Namespace, done: float
+) -> tuple[Tensor, Objects, tuple[Tensor, Tensor], Windows]:
+    """A batch, in windows for the first part of the schedule: as many objects at less cost.
+
+    The last part shows whole canvases, as the product does.
+    """
+    side = options.window if done < options.whole_from else config.SAM.grid
     while True:
         batch = maker.draw(options.batch)
-        objects = maker.objects(batch, options.objects)
+        merged, known = merged_ids(batch)
+        windows = place(merged > 0, side, config.SAM, maker.rng)
+        objects = maker.objects(_cut(batch, windows), options.objects)
         # A few crops may show no object at all, and a step needs one.
         if len(objects.masks):
-            return batch.pixels, objects, merged_ids(batch)
+            seen = windows.cut(merged), windows.cut(known)
+            return windows.cut(batch.pixels), objects, seen, windows
+
+
+def _cut(batch: Batch, windows: Windows) -> Batch:
+    """The windows of the crops as a batch of their own."""
+    crops = torch.tensor([crop for crop, _ in batch.rows], device=batch.labels.device)
+    return replace(
+        batch,
+        pixels=windows.cut(batch.pixels),
+        valid=windows.cut(batch.valid),
+        labels=windows.cut(batch.labels, crops),
+        weights=windows.cut(batch.weights, crops),
+    )
 
 
 def _step(
@@ -281,6 +306,7 @@ def _step(
     pixels: Tensor,
     objects: Objects,
     merged: tuple[Tensor, Tensor],
+    windows: Windows,
     rounds: int,
     balance: float,
 ) -> None:
@@ -290,7 +316,7 @@ def _step(
         extra = auxiliary(embedding)
     extra_loss = auxiliary_loss(extra, *merged)
     leaf = embedding.detach().requires_grad_()
-    loss, ious = correction_rounds(sam, leaf, objects, rounds, balance=balance)
+    loss, ious = correction_rounds(sam, leaf, objects, rounds, balance=balance, windows=windows)
     torch.autograd.backward([embedding, 0.5 * extra_loss], [leaf.grad, None])
     run.update()
     run.log(loss=loss, extra=extra_loss, first=ious[0], last=ious[-1])

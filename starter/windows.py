@@ -9,10 +9,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["Windows"]
+from napari_clipsam.models.sam import SamConfig
+
+__all__ = ["Windows", "place"]
+
+_LEAST = 2.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,3 +75,34 @@ class Windows:
     def cut_last(self, maps: Tensor) -> Tensor:
         """As `cut`, for channels-last maps (B, H, W, C)."""
         return self.cut(maps.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+def place(shown: Tensor, side: int, shape: SamConfig, rng: np.random.Generator) -> Windows:
+    """Windows along those of the attention, at random where each map shows something.
+
+    Parameters
+    ----------
+    shown : Tensor, shape (B, H, H)
+        What there is to see in each canvas, 0..1, at any multiple of the grid.
+    side : int
+        Tokens; the whole grid gives whole canvases.
+    shape : SamConfig
+    rng : numpy Generator
+
+    Returns
+    -------
+    Windows
+        On at least two tokens' worth, or else on the most there is.
+    """
+    if side == shape.grid:
+        return Windows.whole(len(shown), side, shape.patch_size, shown.device)
+    scale, step = shown.shape[-1] // shape.grid, shape.window_size
+    amounts = F.avg_pool2d(shown[:, None].float(), side * scale, step * scale) * side**2
+    per_row = amounts.shape[-1]
+    chosen = []
+    for amount in amounts.flatten(1).cpu().numpy():
+        good = np.flatnonzero(amount > _LEAST)
+        best = int(rng.choice(good)) if len(good) else int(amount.argmax())
+        chosen.append([step * i for i in divmod(best, per_row)])
+    origin = torch.tensor(chosen, device=shown.device)
+    return Windows(origin, side, shape.grid, shape.patch_size)

@@ -14,55 +14,19 @@ from tiny import tiny_clip, tiny_sam
 
 from napari_clipsam.adapters.base import AdapterConfig
 from napari_clipsam.adapters.inject import build_adapter
+from napari_clipsam.models.sam import Sam
 from napari_clipsam.models.weights import load_clip, load_sam
-from starter import batches, config, export, loop, stage_adapter, stage_clip, stage_sam, validate
+from starter import batches, config, export, loop, stage_adapter, stage_clip, stage_sam
 from starter.batches import BatchMaker, load_store, prefetch
 from starter.data import Sample
-from starter.synthetic import generate_family
-from starter.windows import Windows
+from starter.windows import Windows, place
 
 SIZE = 64
-
-
-@pytest.fixture(scope="module")
-def samples() -> list[Sample]:
-    families = ("fluorescence_nuclei", "fluorescence_fibres", "blood_smear", "histology")
-    return [generate_family(name, seed, 96) for seed, name in enumerate(families)]
 
 
 @pytest.fixture
 def maker(samples: list[Sample]) -> BatchMaker:
     return BatchMaker(load_store([(1.0, samples)], "cpu"), SIZE, seed=0)
-
-
-@pytest.fixture
-def tiny(monkeypatch: pytest.MonkeyPatch, samples: list[Sample]) -> None:
-    """Small shapes, a small store and no validation data."""
-    shape = dataclasses.replace(
-        config.SAM,
-        embed_dim=16,
-        depth=2,
-        num_heads=2,
-        input_size=SIZE,
-        window_size=4,
-        out_chans=16,
-        decoder_mlp_dim=16,
-        decoder_heads=2,
-        iou_hidden_dim=16,
-        stem_widths=(8, 8, 16, 16, 16),
-        stem_blocks=(0, 1, 1, 1, 1),
-    )
-    monkeypatch.setattr(config, "SAM", shape)
-    monkeypatch.setattr(config, "ADAPTER", dataclasses.replace(config.ADAPTER, n_conditioned=2))
-    clip = config.clip_config()
-    vision = {"image_size": SIZE, "patch_size": 16, "width": 64, "layers": 4, "head_width": 64}
-    architecture = {**clip.architecture, "embed_dim": 32, "vision_cfg": vision}
-    small = dataclasses.replace(clip, architecture=architecture, input_size=SIZE)
-    monkeypatch.setattr(config, "clip_config", lambda: small)
-    store = load_store([(1.0, samples)], "cpu")
-    for stage in (stage_sam, stage_clip, stage_adapter):
-        monkeypatch.setattr(stage, "training_store", lambda options: store)
-    monkeypatch.setattr(validate, "validation_samples", lambda data: samples[:2])
 
 
 def arguments(out: Path, steps: int, *more: str) -> list[str]:
@@ -202,12 +166,9 @@ def test_stages_learn_resume_and_export(tiny: None, tmp_path: Path) -> None:
     assert "dice" in adapter.info.scores["validation"]
 
 
-def test_a_stage_lowers_its_loss(
-    tiny: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = loop.Run.log
-    monkeypatch.setattr(loop.Run, "log", lambda self, **terms: whole(self, every=20, **terms))
-    stage_sam.main(arguments(tmp_path, 120, "--objects", "3", "--rate", "3e-3", "--rounds", "1"))
+def test_a_stage_lowers_its_loss(tiny: None, tmp_path: Path) -> None:
+    more = ("--objects", "3", "--rate", "3e-3", "--rounds", "1", "--log-every", "20")
+    assert stage_sam.main(arguments(tmp_path, 120, *more))
     losses = curve(tmp_path, "sam", "loss")
     assert len(losses) == 6
     assert losses[-1] < 0.9 * losses[0]
@@ -234,6 +195,55 @@ def test_a_window_cuts_maps_of_any_scale_alike() -> None:
     assert torch.equal(cut, windows.cut(coarse))
     assert windows.offset(torch.tensor([0, 1])).tolist() == [[16.0, 0.0], [0.0, 16.0]]
     assert torch.equal(Windows.whole(2, 4, 8, torch.device("cpu")).cut(coarse), coarse)
+
+
+def test_windows_lie_where_there_is_something_to_see(tiny: None) -> None:
+    shown = torch.zeros(3, 32, 32)
+    shown[0, 20:28, 4:12] = 1  # token rows 5 and 6, columns 1 and 2
+    shown[1] = 1
+    shown[2, 0, 31] = 1  # less than asked for, but all there is
+    rng = np.random.default_rng(0)
+    drawn = [place(shown, 4, config.SAM, rng).origin.tolist() for _ in range(20)]
+    assert {tuple(origins[0]) for origins in drawn} == {(4, 0)}
+    assert {tuple(origins[1]) for origins in drawn} == {(0, 0), (0, 4), (4, 0), (4, 4)}
+    assert {tuple(origins[2]) for origins in drawn} == {(0, 4)}
+    whole = place(shown, config.SAM.grid, config.SAM, rng)
+    assert whole.side == whole.grid and not whole.origin.any()
+
+
+def test_a_window_gives_the_embedding_of_the_whole_away_from_its_border(tiny: None) -> None:
+    torch.manual_seed(0)
+    sam = Sam(config.SAM)
+    pixels = torch.randn(1, 3, SIZE, SIZE)
+    windows = Windows(torch.tensor([[4, 0]]), 4, config.SAM.grid, config.SAM.patch_size)
+    with torch.no_grad():
+        tokens = sam.trunk(pixels, 0)
+        whole = windows.cut(sam.head(tokens, 0))
+        part = sam.head(windows.cut_last(tokens), 0)
+    # The neck's 3 x 3 convolution sees one token beyond.
+    assert torch.allclose(whole[..., 1:, :-1], part[..., 1:, :-1], atol=1e-5)
+    assert not torch.allclose(whole, part, atol=1e-5)
+
+
+def test_the_sam_learns_from_windows_and_then_from_whole_canvases(
+    tiny: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sides: list[int] = []
+    kept = stage_sam._step
+
+    def step(run: loop.Run, pixels: torch.Tensor, *rest: object) -> None:
+        sides.append(pixels.shape[-1])
+        kept(run, pixels, *rest)
+
+    monkeypatch.setattr(stage_sam, "_step", step)
+    more = ("--window", "4", "--whole-from", "0.5", "--objects", "3", "--validate-every", "0")
+    assert stage_sam.main(arguments(tmp_path, 6, *more))
+    assert sides == [SIZE // 2] * 3 + [SIZE] * 3
+
+
+def test_a_stage_that_is_stopped_is_not_over(tiny: None, tmp_path: Path) -> None:
+    assert not stage_clip.main(arguments(tmp_path, 1000, "--stop-after", "0"))
+    assert not (tmp_path / "clip_curve.csv").exists()
 
 
 def test_the_adapter_learns_from_windows_of_kept_crops(tiny: None, tmp_path: Path) -> None:
