@@ -25,7 +25,7 @@ SOURCE = ROOT / "src" / "napari_clipsam"
 
 # A module may import from its own layer and those above it in this list.
 LAYERS = (
-    {"errors", "config", "prompts", "geometry"},
+    {"errors", "config", "prompts", "geometry", "_folders"},
     {"planes", "_axes", "_intensity", "_readers", "outputs"},
     {"models"},
     {"semantics"},

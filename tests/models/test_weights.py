@@ -19,6 +19,7 @@ from segment_anything import sam_model_registry
 from tiny import CLIP_ARCHITECTURE, SAM_CONFIG, tiny_clip, tiny_sam
 from torch import Tensor, nn
 
+from napari_clipsam._folders import user_folder
 from napari_clipsam.errors import ConfigError, OutputError, WeightsError
 from napari_clipsam.models import weights
 from napari_clipsam.models.clip import ClipConfig, build_clip
@@ -35,7 +36,6 @@ from napari_clipsam.models.weights import (
     sam_state,
     save_clip,
     save_sam,
-    user_folder,
 )
 
 STEM = {"stem_widths": (8, 8, 16, 16, 24), "stem_blocks": (0, 1, 1, 0, 2)}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from napari_clipsam._folders import user_folder
 from napari_clipsam.errors import AdapterError
 from napari_clipsam.models.registry import starter_file
-from napari_clipsam.models.weights import user_folder
 
 __all__ = ["adapters_folder", "find_adapter", "user_adapters"]
 

@@ -137,7 +137,7 @@ def _folders(to_mend: list[str]) -> Iterator[str]:
         "Hugging Face downloads": Path(hugging_face) if hugging_face else cache / "huggingface",
     }
     try:
-        from napari_clipsam.models.weights import user_folder
+        from napari_clipsam._folders import user_folder
 
         own = user_folder()
         folders = {"models": own / "models", "adapters": own / "adapters", **folders}

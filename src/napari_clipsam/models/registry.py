@@ -9,6 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from napari_clipsam._folders import user_folder
 from napari_clipsam.errors import ConfigError, WeightsError
 from napari_clipsam.models.weights import (
     check_model_name,
@@ -16,7 +17,6 @@ from napari_clipsam.models.weights import (
     is_file,
     load_clip,
     load_sam,
-    user_folder,
 )
 
 if TYPE_CHECKING:

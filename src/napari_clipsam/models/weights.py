@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -48,7 +47,6 @@ __all__ = [
     "save_clip",
     "save_sam",
     "sha256_of",
-    "user_folder",
 ]
 
 #: What building a network from a damaged configuration may fail with.
@@ -163,16 +161,6 @@ def save_clip(clip: Clip, path: str | Path, half: bool = True) -> None:
     config = {name: _plain(getattr(clip.config, name)) for name in _names_of(clip.config)}
     header = {"clip_config": json.dumps(config, sort_keys=True)}
     _save(clip.model.state_dict(), header, path, half)
-
-
-def user_folder() -> Path:
-    """Folder for what this package keeps of a user; NAPARI_CLIPSAM_HOME names another place."""
-    home = os.environ.get("NAPARI_CLIPSAM_HOME")
-    if home:
-        return Path(home).expanduser()
-    import pooch
-
-    return Path(pooch.os_cache("napari-clipsam"))
 
 
 def sha256_of(path: str | Path) -> str:
