@@ -10,8 +10,10 @@ from qtpy.QtCore import QEvent, Qt
 from qtpy.QtGui import QCloseEvent, QResizeEvent, QShowEvent
 from qtpy.QtWidgets import QApplication, QFrame, QHBoxLayout, QScrollArea, QVBoxLayout, QWidget
 
+from napari_clipsam._plugin import wording
 from napari_clipsam._plugin._qt.icons import Line
-from napari_clipsam._plugin._qt.parts import KeyList, button
+from napari_clipsam._plugin._qt.layouts import order_tabs
+from napari_clipsam._plugin._qt.parts import HintLine, KeyList, button
 from napari_clipsam._plugin._qt.sections import (
     AnswerSection,
     FileSection,
@@ -20,9 +22,10 @@ from napari_clipsam._plugin._qt.sections import (
     StackSection,
     WelcomeSection,
 )
+from napari_clipsam._plugin.keymap import KEYS, SHORTCUTS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     import napari.viewer
 
@@ -60,21 +63,23 @@ class SegmentDock(QWidget):
     def __init__(self, viewer: napari.viewer.Viewer, controls: Controls | None = None) -> None:
         super().__init__()
         if controls is None:
-            from napari_clipsam._plugin.controller import controller_of
+            from napari_clipsam._plugin._qt.viewers import controller_of
 
             controls = controller_of(viewer)
-        keys: Mapping[str, str] = {}
         self._controls = controls
         self._has_image = False
+        self._made_for: tuple[object, ...] = ()  # what buttons were made for, the last time
         self.welcome = WelcomeSection(self._ask, controls)
-        self.search = FindSection(self._ask, controls, keys)
-        self.answer = AnswerSection(self._ask, controls, keys)
-        self.stack = StackSection(self._ask, controls, keys)
-        self.objects = ObjectsSection(self._ask, controls, keys)
+        self.search = FindSection(self._ask, controls, KEYS)
+        self.hint = HintLine()
+        self.hint.acted.connect(partial(self._ask, controls.act))
+        self.answer = AnswerSection(self._ask, controls, KEYS)
+        self.stack = StackSection(self._ask, controls, KEYS)
+        self.objects = ObjectsSection(self._ask, controls, KEYS)
         self.files = FileSection(self._ask, controls)
         self.help = button("Shortcuts", "Show or hide the list of keys")
         self.help.setCheckable(True)
-        self.key_list = KeyList([])
+        self.key_list = KeyList([(one.shown, one.words) for one in SHORTCUTS])
         self.help.toggled.connect(self.key_list.setVisible)
         self.search.word.left.connect(self.setFocus)
         self.setFocusPolicy(Qt.FocusPolicy.ClickFocus)
@@ -92,8 +97,13 @@ class SegmentDock(QWidget):
         had_image, self._has_image = self._has_image, bool(state.images)
         for part in (self.search, self.answer, self.stack, self.objects, self.files, self.welcome):
             part.show_state(state)
+        is_welcome = not state.images and state.hint == wording.no_image()
+        self.hint.show_hint(None if is_welcome else state.hint)
         for part in (self.search, self.answer, self.stack, self.objects):
             part.setVisible(self._has_image)
+        if (state.hint, state.samples) != self._made_for:
+            self._made_for = (state.hint, state.samples)
+            order_tabs(self._content)
         if focus is not None and not focus.hasFocus():
             self.setFocus()
         if self._has_image and not had_image and _nobody_types():
@@ -137,11 +147,11 @@ class SegmentDock(QWidget):
         self.answer.arrange(letters)
 
     def _lay_out(self) -> None:
-        content = QWidget()
-        column = QVBoxLayout(content)
+        self._content = QWidget()
+        column = QVBoxLayout(self._content)
         column.setContentsMargins(8, 6, 8, 6)
         column.setSpacing(6)
-        for part in (self.welcome, self.search, self.answer, self.stack):
+        for part in (self.welcome, self.search, self.hint, self.answer, self.stack):
             column.addWidget(part)
         column.addWidget(self.objects, 1)
         column.addStretch(0)
@@ -157,7 +167,7 @@ class SegmentDock(QWidget):
         area.setFrameShape(QFrame.Shape.NoFrame)
         area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         area.setFocusPolicy(Qt.FocusPolicy.NoFocus)
-        area.setWidget(content)
+        area.setWidget(self._content)
         around = QVBoxLayout(self)
         around.setContentsMargins(0, 0, 0, 0)
         around.addWidget(area)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from qtpy.QtCore import QPoint, QRect, QSize, Qt
 from qtpy.QtWidgets import QLayout, QWidget
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from qtpy.QtWidgets import QLayoutItem
 
-__all__ = ["WrapLayout", "wrapped"]
+__all__ = ["WrapLayout", "order_tabs", "wrapped"]
 
 
 class WrapLayout(QLayout):
@@ -140,3 +141,22 @@ def wrapped(widgets: Sequence[QWidget], spacing: int = 4, even: bool = False) ->
     for widget in widgets:
         layout.addWidget(widget)
     return holder
+
+
+def order_tabs(widget: QWidget) -> None:
+    """Let Tab go through the controls of a widget in the order in which layouts hold them."""
+    stops = list(_stops(widget.layout()))
+    for before, after in pairwise(stops):
+        QWidget.setTabOrder(before, after)
+
+
+def _stops(layout: QLayout | None) -> Iterator[QWidget]:
+    for index in range(layout.count() if layout is not None else 0):
+        item = layout.itemAt(index) if layout is not None else None
+        widget = item.widget() if item is not None else None
+        if widget is None:
+            yield from _stops(item.layout() if item is not None else None)
+        elif widget.layout() is not None:
+            yield from _stops(widget.layout())
+        elif widget.focusPolicy() & Qt.FocusPolicy.TabFocus:
+            yield widget

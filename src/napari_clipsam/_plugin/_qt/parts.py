@@ -6,11 +6,19 @@ changes nothing.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QRectF, Qt, QTimer, Signal  # type: ignore[attr-defined]
-from qtpy.QtGui import QGuiApplication, QPainter, QPaintEvent, QStandardItemModel
+from qtpy.QtGui import (
+    QGuiApplication,
+    QKeyEvent,
+    QPainter,
+    QPaintEvent,
+    QStandardItemModel,
+    QWheelEvent,
+)
 from qtpy.QtWidgets import (
+    QAbstractButton,
     QComboBox,
     QGridLayout,
     QHBoxLayout,
@@ -43,6 +51,8 @@ __all__ = [
     "ToolButtons",
     "button",
     "head",
+    "is_letter",
+    "on_click",
     "text_line",
     "timer",
     "tip",
@@ -69,6 +79,11 @@ def button(text: str, tool_tip: str = "", key: str = "", is_link: bool = False) 
     return made
 
 
+def on_click(control: QAbstractButton, ask: Callable[..., None], *what: Any) -> None:
+    """Let a click ask for something; whether the button is checked now is nobody's business."""
+    control.clicked.connect(lambda: ask(*what))
+
+
 def text_line(text: str = "") -> QLabel:
     """Words that wrap; never read as mark-up, since users' words and file names are in them."""
     label = head(text)
@@ -92,6 +107,11 @@ def timer(owner: QWidget, ms: int, function: Callable[[], None]) -> QTimer:
     made.setInterval(ms)
     made.timeout.connect(function)
     return made
+
+
+def is_letter(event: QKeyEvent) -> bool:
+    """Whether a key could be a shortcut of the viewer, not one that moves in a list."""
+    return Qt.Key.Key_A <= event.key() <= Qt.Key.Key_Z
 
 
 class ChoiceBox(QComboBox):
@@ -129,6 +149,18 @@ class ChoiceBox(QComboBox):
         self.setCurrentIndex(values.index(value) if value in values else -1)
         chosen = self.currentText()
         tip(self, f"{self._tip}: {chosen}" if chosen else self._tip, self._key)
+
+    def keyPressEvent(self, event: QKeyEvent | None) -> None:
+        """Leave letters to the viewer's shortcuts: they are no search in the list."""
+        if event is not None and is_letter(event):
+            event.ignore()
+        else:
+            super().keyPressEvent(event)
+
+    def wheelEvent(self, event: QWheelEvent | None) -> None:
+        """Leave the wheel to scrolling: on its way over the dock it must not change a choice."""
+        if event is not None:
+            event.ignore()
 
     def paintEvent(self, event: QPaintEvent | None) -> None:
         """Draw as usual, but the name with an ellipsis where it does not fit."""
@@ -204,7 +236,8 @@ class HintLine(QWidget):
         self._hint: Hint | None = None
         self._mark = Mark("arrow")
         self.label = text_line()
-        self._buttons = QWidget()
+        self.buttons: list[QPushButton] = []
+        self._holder = QWidget()
         self._layout = QGridLayout(self)
         self._layout.setContentsMargins(6, 5, 6, 5)
         self._layout.setHorizontalSpacing(6)
@@ -224,15 +257,15 @@ class HintLine(QWidget):
             return
         self._mark.set_shape("warning" if hint.is_error else "arrow")
         self.label.setText(hint.text)
-        made = [self._action(action, words) for action, words in hint.actions]
+        self.buttons = [self._action(action, words) for action, words in hint.actions]
         if hint.details:
-            made.append(self._details(hint.details))
-        self._layout.removeWidget(self._buttons)
-        self._buttons.hide()
-        self._buttons.deleteLater()
-        self._buttons = wrapped(made)
-        self._buttons.setVisible(bool(made))
-        self._layout.addWidget(self._buttons, 1, 1)
+            self.buttons.append(self._details(hint.details))
+        self._layout.removeWidget(self._holder)
+        self._holder.hide()
+        self._holder.deleteLater()
+        self._holder = wrapped(self.buttons)
+        self._holder.setVisible(bool(self.buttons))
+        self._layout.addWidget(self._holder, 1, 1)
 
     def paintEvent(self, event: QPaintEvent | None) -> None:
         """Draw a frame around the hint."""
@@ -307,6 +340,21 @@ class ProgressRow(QWidget):
         self.stop_button.setVisible(progress.can_stop)
 
 
+class _SliceBox(QSpinBox):
+    """A slice number, which changes by typing and by its buttons."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setKeyboardTracking(False)
+        self.setAlignment(Qt.AlignmentFlag.AlignCenter)
+        self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+
+    def wheelEvent(self, event: QWheelEvent | None) -> None:
+        """Leave the wheel to scrolling."""
+        if event is not None:
+            event.ignore()
+
+
 class RangeRow(QWidget):
     """First and last slice of a range.
 
@@ -322,11 +370,9 @@ class RangeRow(QWidget):
         row = QHBoxLayout(self)
         row.setContentsMargins(0, 0, 0, 0)
         row.setSpacing(6)
-        self.first, self.last = QSpinBox(), QSpinBox()
+        self.first, self.last = _SliceBox(), _SliceBox()
         row.addWidget(head(title))
         for spin, end in ((self.first, "First"), (self.last, "Last")):
-            spin.setKeyboardTracking(False)
-            spin.setAlignment(Qt.AlignmentFlag.AlignCenter)
             tip(spin, f"{end} slice, both ends included")
             spin.valueChanged.connect(self._tell)
             row.addWidget(spin, 1)
@@ -335,11 +381,12 @@ class RangeRow(QWidget):
     def show_range(self, extent: int, values: tuple[int, int]) -> None:
         """Show a range of slices of a stack, except in a field the user is typing in."""
         for spin, value in zip((self.first, self.last), values, strict=True):
-            edit = spin.lineEdit()
-            if spin.hasFocus() and edit is not None and edit.isModified():
+            edit, top = spin.lineEdit(), max(0, extent - 1)
+            is_typed_in = spin.hasFocus() and edit is not None and edit.isModified()
+            if is_typed_in or (spin.maximum(), spin.value()) == (top, value):
                 continue
             spin.blockSignals(True)
-            spin.setRange(0, max(0, extent - 1))
+            spin.setMaximum(top)
             spin.setValue(value)
             spin.blockSignals(False)
 

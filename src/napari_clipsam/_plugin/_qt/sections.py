@@ -21,16 +21,17 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_clipsam._plugin import wording
 from napari_clipsam._plugin._qt.icons import Line
 from napari_clipsam._plugin._qt.layouts import wrapped
 from napari_clipsam._plugin._qt.parts import (
     ChoiceBox,
-    HintLine,
     ProgressRow,
     RangeRow,
     ToolButtons,
     button,
     head,
+    on_click,
     text_line,
     tip,
 )
@@ -88,7 +89,7 @@ class WelcomeSection(QWidget):
         self._choices: tuple[Choice, ...] = ()
         self.samples: list[QPushButton] = []
         self._links = QWidget()
-        self._column = _column(self, text_line("Open an image, or try a sample"), self._links)
+        self._column = _column(self, text_line(wording.no_image().text), self._links)
 
     def show_state(self, state: DockState) -> None:
         """Show the samples as links."""
@@ -99,7 +100,7 @@ class WelcomeSection(QWidget):
         self.samples = []
         for choice in state.samples:
             link = button(choice.text, f"Open {choice.text}", is_link=True)
-            link.clicked.connect(partial(self._ask, self._controls.open_sample, choice.value))
+            on_click(link, self._ask, self._controls.open_sample, choice.value)
             self.samples.append(link)
         self._links.hide()
         self._links.deleteLater()
@@ -123,7 +124,7 @@ class FindSection(QWidget):
         for name, words, explanation in _TARGETS:
             radio = QRadioButton(words)
             tip(radio, explanation, keys.get(name, ""))
-            radio.clicked.connect(partial(ask, controls.set_target, name))
+            on_click(radio, ask, controls.set_target, name)
             self.targets.addButton(radio)
             self._radios[name] = radio
         self.from_labels = button(
@@ -136,7 +137,7 @@ class FindSection(QWidget):
         self.adapter.chosen.connect(partial(ask, controls.set_adapter))
         self.word.asked.connect(partial(ask, controls.find))
         self.tools.picked.connect(partial(ask, controls.set_tool))
-        self.from_labels.clicked.connect(partial(ask, controls.prompt_from_labels))
+        on_click(self.from_labels, ask, controls.prompt_from_labels)
         self._lay_out()
 
     def show_state(self, state: DockState) -> None:
@@ -187,16 +188,15 @@ class FindSection(QWidget):
             (head("Find"), self.word),
             (head(""), wrapped(list(self._radios.values()), spacing=10)),
             (head("Prompt"), self.tools),
+            (None, Line()),
         ]
 
 
 class AnswerSection(QWidget):
-    """The answer in words, what to do next, and what becomes of the preview."""
+    """The answer in words, and what becomes of the preview."""
 
     def __init__(self, ask: Ask, controls: Controls, keys: Keys) -> None:
         super().__init__()
-        self.hint = HintLine()
-        self.hint.acted.connect(partial(ask, controls.act))
         self.answer = text_line()
         keep_key = keys.get("keep", "")
         self.keep = button(
@@ -209,10 +209,10 @@ class AnswerSection(QWidget):
         self.keep_into = ChoiceBox("Labels layer that Keep writes to")
         self.spare_others = QCheckBox("do not overwrite others")
         tip(self.spare_others, "Keep leaves the pixels of other objects as they are")
-        self.keep.clicked.connect(partial(ask, controls.keep))
-        self.clear.clicked.connect(partial(ask, controls.clear))
-        self.undo.clicked.connect(partial(ask, controls.undo))
-        self.redo.clicked.connect(partial(ask, controls.redo))
+        on_click(self.keep, ask, controls.keep)
+        on_click(self.clear, ask, controls.clear)
+        on_click(self.undo, ask, controls.undo)
+        on_click(self.redo, ask, controls.redo)
         self.keep_into.chosen.connect(partial(ask, controls.set_keep_into))
         self.spare_others.clicked.connect(lambda checked: ask(controls.set_overwrite, not checked))
         self._into = QGridLayout()
@@ -221,11 +221,10 @@ class AnswerSection(QWidget):
         self._into.addWidget(head("Keep into"), 0, 0)
         self._into.addWidget(self.keep_into, 0, 1)
         buttons = wrapped([self.keep, self.clear, self.undo, self.redo], even=True)
-        _column(self, Line(), self.hint, self.answer, buttons, self._into)
+        _column(self, self.answer, buttons, self._into)
 
     def show_state(self, state: DockState) -> None:
         """Show the answer, and what can be done with it."""
-        self.hint.show_hint(state.hint)
         self.answer.setText(state.answer)
         self.answer.setVisible(bool(state.answer))
         self.keep.setEnabled(state.can_keep)
@@ -260,8 +259,8 @@ class StackSection(QWidget):
         self.estimate = head("")
         self.progress = ProgressRow(keys)
         self.z_range.changed.connect(partial(ask, controls.set_z_range))
-        self.segment.clicked.connect(partial(ask, controls.segment_stack))
-        self.follow.clicked.connect(partial(ask, controls.propagate))
+        on_click(self.segment, ask, controls.segment_stack)
+        on_click(self.follow, ask, controls.propagate)
         self.progress.stopped.connect(partial(ask, controls.stop))
         self._stack = QWidget()
         buttons = wrapped([self.segment, self.follow, self.estimate], spacing=6)
@@ -290,7 +289,7 @@ class ObjectsSection(QWidget):
         self.delete = button("Delete", "Delete the selected object", "Del")
         self.table.opened.connect(partial(ask, controls.open_object))
         self.table.removed.connect(partial(ask, controls.delete_object))
-        self.weak.clicked.connect(partial(ask, controls.next_weak))
+        on_click(self.weak, ask, controls.next_weak)
         self.delete.clicked.connect(lambda: ask(controls.delete_object, self.table.selected_key()))
         self._buttons = wrapped([self.weak, self.delete], even=True)
         column = _column(self, Line(), self._none_yet, self.table, self._buttons)

@@ -14,6 +14,8 @@ from qtpy.QtCore import (  # type: ignore[attr-defined]
 from qtpy.QtGui import QFont, QKeyEvent
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableView
 
+from napari_clipsam._plugin._qt.parts import is_letter
+
 if TYPE_CHECKING:
     from napari_clipsam._plugin.state import ObjectRow
 
@@ -139,12 +141,16 @@ class ObjectTable(QTableView):
         return self._key(indexes[0]) if indexes else ""
 
     def keyPressEvent(self, event: QKeyEvent | None) -> None:
-        """Return opens the current object, Delete deletes it."""
+        """Return opens the current object, Delete deletes it; letters are for the viewer."""
+        if event is None:
+            return
         key = self._key(self.currentIndex())
-        if event is not None and key and event.key() in (Qt.Key.Key_Return, Qt.Key.Key_Enter):
+        if key and event.key() in (Qt.Key.Key_Return, Qt.Key.Key_Enter):
             self.opened.emit(key)
-        elif event is not None and key and event.key() == Qt.Key.Key_Delete:
+        elif key and event.key() == Qt.Key.Key_Delete:
             self.removed.emit(key)
+        elif is_letter(event):
+            event.ignore()
         else:
             super().keyPressEvent(event)
 

@@ -48,8 +48,8 @@ class WordField(QWidget):
         completer.setFilterMode(Qt.MatchFlag.MatchContains)
         completer.activated.connect(self._ask_soon.start)
         self.edit.setCompleter(completer)
-        self._menu = QMenu(self)
-        self._menu.triggered.connect(self._pick)
+        self.menu = QMenu(self)
+        self.menu.triggered.connect(self._pick)
         self.list_button = button("", "Words you used, and words the model knows", "Down")
         self.list_button.setIcon(icon("down", self.list_button))
         self.list_button.clicked.connect(self.open_list)
@@ -81,19 +81,19 @@ class WordField(QWidget):
 
     def open_list(self) -> None:
         """Open the list of words below the field."""
-        self._menu.clear()
+        self.menu.clear()
         for title, words in zip(("Latest words", "Known words"), self._lists, strict=True):
             if words:
-                heading = QAction(title, self._menu)
+                heading = QAction(title, self.menu)
                 heading.setEnabled(False)
-                self._menu.addAction(heading)
+                self.menu.addAction(heading)
             for word in words:
-                action = QAction(word.replace("&", "&&"), self._menu)
+                action = QAction(word.replace("&", "&&"), self.menu)
                 action.setData(word)
-                self._menu.addAction(action)
-        if not self._menu.isEmpty():
-            self._menu.setMinimumWidth(self.edit.width())
-            self._menu.popup(self.edit.mapToGlobal(self.edit.rect().bottomLeft()))
+                self.menu.addAction(action)
+        if not self.menu.isEmpty():
+            self.menu.setMinimumWidth(self.edit.width())
+            self.menu.popup(self.edit.mapToGlobal(self.edit.rect().bottomLeft()))
 
     def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:
         """Let Down open the list, and Escape leave the field."""
