@@ -10,6 +10,7 @@ import types
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from napari_clipsam.adapters import base
 
@@ -68,6 +69,17 @@ def test_links_lead_to_files_that_are_there(page: Path) -> None:
     local = [target for target in targets if target and "://" not in target]
     missing = [target for target in local if not (page.parent / target).exists()]
     assert not missing
+
+
+def test_the_first_screen_of_the_readme_shows_two_commands_and_their_result() -> None:
+    screen = (ROOT / "README.md").read_text("utf-8").partition("\n## ")[0]
+    assert screen.count("\n") < 30
+    assert "\nmake demo" in screen and "\nmake test" in screen
+    (picture,) = re.findall(r"^!\[[^\]]{20,}\]\(([^)]+)\)$", screen, re.MULTILINE)
+    with Image.open(ROOT / picture) as opened:
+        width, height = opened.size
+    assert 800 <= width <= 2000 and height >= 250
+    assert (ROOT / picture).stat().st_size < 500_000
 
 
 def test_every_page_is_linked_from_the_index() -> None:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from napari_clipsam._plugin.viewing import add_results
 from napari_clipsam.cli import _demo
+from napari_clipsam.training.sheet import PREDICTED
 
 NAMES = {
     f"{image}{what}"
@@ -51,6 +52,20 @@ def test_both_images_are_segmented_by_word_and_by_click(
         with Image.open(out / f"{name}.png") as picture:
             width, height = picture.size
         assert width > 4 * 512 and height > 512
+
+
+def test_the_clicked_object_is_shown_enlarged() -> None:
+    image = np.zeros((200, 100, 3), np.uint8)
+    mask = np.zeros((200, 100), bool)
+    mask[190:200, 0:10] = True
+    shown = _demo._clicked(_demo._Example("a", image, (195, 4)), image, mask)
+    assert shown.shape == (512, 512, 3)
+    # A quarter of the shorter side is seen, in the corner where the click is.
+    border = np.argwhere((shown == PREDICTED).all(axis=2))
+    assert border.min(axis=0).tolist() == [15 * 512 // 25 + 1, 0]
+    assert border.max(axis=0).tolist() == [511, 10 * 512 // 25]
+    tint = (shown.astype(int).sum(axis=2) > 0).mean()
+    assert 0.1 < tint < (10 / 25) ** 2 + 0.02
 
 
 def test_the_click_is_on_a_nucleus() -> None:

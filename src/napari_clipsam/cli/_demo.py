@@ -26,6 +26,8 @@ __all__ = ["run"]
 
 _WORD = "nuclei"
 _SIDE = 512
+#: Share of the image that the picture of a click shows, so that its ring does not hide the object.
+_AROUND = 0.25
 _RESULTS = ("concept", "instances", "click")
 
 
@@ -138,17 +140,13 @@ def _draw(
     from napari_clipsam.training.sheet import (
         Panel,
         contact_sheet,
-        mark_point,
         outlined,
         scaled,
         tinted,
     )
 
     picture = scaled(rgb, _SIDE)
-    factor = _SIDE / max(rgb.shape[:2])
-    y, x = (factor * (value + 0.5) for value in example.click)
     concept = scaled(found["concept"].mask(), _SIDE)
-    clicked = scaled(found["click"].mask(), _SIDE)
     count = len(found["instances"].objects)
     panels = [
         Panel(picture, example.name),
@@ -157,10 +155,30 @@ def _draw(
             tinted(picture, scaled(found["instances"].labels(), _SIDE)),
             f"its instances: {count}",
         ),
-        Panel(mark_point(outlined(tinted(picture, clicked), clicked), y, x), "one click"),
+        Panel(_clicked(example, rgb, found["click"].mask()), "one click (enlarged)"),
     ]
     sheet = contact_sheet([panels], f"napari-clipsam demo: {example.name}", legend=False)
     sheet.save(path, format="PNG")
+
+
+def _clicked(
+    example: _Example, rgb: NDArray[np.uint8], mask: NDArray[np.bool_]
+) -> NDArray[np.uint8]:
+    """The surroundings of the click, enlarged, with the object it gave."""
+    from napari_clipsam.training.sheet import mark_point, outlined, scaled, tinted
+
+    side = round(_AROUND * min(mask.shape))
+    starts = [
+        min(max(0, place - side // 2), length - side)
+        for place, length in zip(example.click, mask.shape, strict=True)
+    ]
+    window = tuple(slice(start, start + side) for start in starts)
+    shown = scaled(mask[window], _SIDE)
+    y, x = (
+        _SIDE / side * (place - start + 0.5)
+        for place, start in zip(example.click, starts, strict=True)
+    )
+    return mark_point(outlined(tinted(scaled(rgb[window], _SIDE), shown), shown), y, x)
 
 
 def _can_show() -> bool:
