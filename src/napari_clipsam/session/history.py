@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from napari_clipsam.session.objects import Box, PlaneKey, SessionObject, SessionState
 
 __all__ = [
+    "MAX_BYTES",
     "Change",
     "History",
     "LabelPatch",
@@ -27,6 +28,9 @@ __all__ = [
     "patches_for",
     "reverted",
 ]
+
+#: What the steps of a history may take in memory, patches compressed.
+MAX_BYTES = 1 << 28
 
 #: Patches end at multiples of this many pixels, so that objects far apart do not make a huge one.
 _TILE = 512
@@ -69,7 +73,7 @@ class Labels(Protocol):
     """The labels layers of a session, as history reads and writes them."""
 
     def read(self, layer: str, plane: PlaneKey, box: Box) -> NDArray | None:
-        """Copy a box of a plane; None where the layer is gone."""
+        """Copy a box of a plane; None where the layer is gone, less where it is smaller now."""
         ...
 
     def write(self, layer: str, plane: PlaneKey, box: Box, values: NDArray) -> None:
@@ -199,7 +203,7 @@ class History:
         The oldest steps are forgotten beyond this, but never the latest.
     """
 
-    def __init__(self, labels: Labels, max_bytes: int = 1 << 28) -> None:
+    def __init__(self, labels: Labels, max_bytes: int = MAX_BYTES) -> None:
         self.labels = labels
         self.max_bytes = max_bytes
         self._done: list[_Step] = []
@@ -239,7 +243,7 @@ class History:
         written = self._write(change.patches, applied)
         self._done.append(_Step(change.what, change.before, change.after, written))
         self._undone.clear()
-        self._forget()
+        self.forget(self.max_bytes)
 
     def undo(self) -> Change | None:
         """Take back the latest step; `before` is the state that holds then.
@@ -277,7 +281,7 @@ class History:
         try:
             for patch in patches:
                 current = self.labels.read(patch.layer, patch.plane, patch.box)
-                if current is None:
+                if current is None or current.shape != patch.shape:
                     left.append(patch)
                     continue
                 new = way(current, patch)
@@ -290,9 +294,11 @@ class History:
             raise
         return tuple(left)
 
-    def _forget(self) -> None:
+    def forget(self, max_bytes: int) -> None:
+        """Forget the oldest steps until the rest takes at most so many bytes, now and later."""
+        self.max_bytes = max_bytes
         total = sum(step.size for step in self._done)
-        while total > self.max_bytes and len(self._done) > 1:
+        while total > max_bytes and len(self._done) > 1:
             total -= self._done.pop(0).size
 
 
