@@ -21,6 +21,7 @@ __all__ = [
     "no_image",
     "no_match",
     "object_row",
+    "restore_hint",
     "size_title",
     "slices_of_object",
     "which_slice",
@@ -69,6 +70,14 @@ def no_image() -> Hint:
     return Hint("Open an image, or try a sample.")
 
 
+def restore_hint(lost: str) -> Hint:
+    """What to do about a session that was cut off."""
+    return Hint(
+        f"The last session was cut off ({lost}). Restore what it held?",
+        (("restore", "Restore"), ("discard", "Discard")),
+    )
+
+
 def error_hint(error: ClipSamError) -> Hint:
     """An error in one line, the cause behind "Details"."""
     cause = error.__cause__
@@ -76,17 +85,12 @@ def error_hint(error: ClipSamError) -> Hint:
     return Hint(str(error), is_error=True, details=details)
 
 
-def object_row(one: SessionObject, area: float | None, volume: float | None) -> ObjectRow:
-    """A row of the list: area or volume is that of a pixel, None where nobody knows."""
-    size = one.pixels if area is None else one.pixels * (volume or area)
+def object_row(one: SessionObject, pixel: float | None) -> ObjectRow:
+    """A row of the list; `pixel` is the area or volume of one, None where nobody knows."""
+    size = str(one.pixels) if pixel in (None, 1.0) else f"{one.pixels * (pixel or 1):.4g}"
+    weak = one.score < _WEAK
     return ObjectRow(
-        one.key,
-        one.label,
-        one.word or "",
-        one.score,
-        slices_of_object(one),
-        f"{size:.4g}" if area is not None else str(one.pixels),
-        one.score < _WEAK,
+        one.key, one.label, one.word or "", one.score, slices_of_object(one), size, weak
     )
 
 

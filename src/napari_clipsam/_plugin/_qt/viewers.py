@@ -1,0 +1,46 @@
+"""What stays with a viewer while docks come and go: worker, model and session."""
+
+from __future__ import annotations
+
+import atexit
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary, finalize
+
+from napari_clipsam._folders import user_folder
+from napari_clipsam._plugin.commands import register, unwrapped
+from napari_clipsam._plugin.controller import SegmentController
+from napari_clipsam._plugin.engine import Engine
+from napari_clipsam._plugin.keeper import Keeper
+from napari_clipsam._plugin.settings import read_settings
+from napari_clipsam._plugin._qt.runner import QtRunner
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+
+__all__ = ["controller_of"]
+
+
+@dataclass(frozen=True)
+class _Belongings:
+    runner: QtRunner
+    engine: Engine
+    keeper: Keeper
+
+
+_OF: WeakKeyDictionary[ViewerModel, _Belongings] = WeakKeyDictionary()
+
+
+def controller_of(viewer: ViewerModel) -> SegmentController:
+    """A controller for a dock of a viewer; the session goes on where the last dock left it."""
+    viewer = unwrapped(viewer)
+    if viewer not in _OF:
+        runner = QtRunner()
+        folder = read_settings().folder or user_folder() / "sessions"
+        _OF[viewer] = own = _Belongings(runner, Engine(runner.check), Keeper(viewer, folder))
+        finalize(viewer, runner.close)
+        atexit.register(own.keeper.close)
+    own = _OF[viewer]
+    controller = SegmentController(viewer, own.runner, own.engine, own.keeper, read_settings)
+    register(viewer, controller)
+    return controller

@@ -1,0 +1,178 @@
+"""Questions about the plane that is shown, and what their answers change."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from napari_clipsam._plugin import choices, drafts, wording
+from napari_clipsam._plugin.engine import Ask, Found, Loaded, Similar
+from napari_clipsam._plugin.runner import Job, Urgency
+from napari_clipsam._plugin.state import Hint
+from napari_clipsam.prompts import Prompts
+
+if TYPE_CHECKING:
+    from napari_clipsam._plugin.controller import SegmentController
+    from napari_clipsam._plugin.state import Target
+    from napari_clipsam.inference.requests import ObjectMask
+    from napari_clipsam.session.objects import PlaneKey
+
+__all__ = ["Asking"]
+
+_CLICK_ONE = Hint("Click the one you mean.")
+_BOX_IN_CONCEPT = Hint(
+    "A box, lasso or scribble means one object. Look for every one, or just this one.",
+    (("target-instances", "Every one"), ("target-object", "Just this one")),
+)
+
+
+class Asking:
+    """Asks for a controller; one question at a time, the latest wins."""
+
+    def __init__(self, controller: SegmentController) -> None:
+        self._to = controller
+
+    def plane(self) -> None:
+        """Ask for the word in the plane that is shown."""
+        key = self._to.focus.key()
+        prompts = self._to.focus.prompts(key, self._to.state.word)
+        if self._to.state.target == "object":
+            if prompts.has_object:
+                self._ask_object(key, prompts)
+            else:
+                self._to.update(hint=_CLICK_ONE)
+        elif self._to.state.target == "instances":
+            self._submit(Urgency.WORD, key, Prompts(self._to.state.word), "instances", None)
+        else:
+            self._ask_concept(key, prompts)
+
+    def on_prompts(self, key: PlaneKey) -> None:
+        """The user added, moved or removed a prompt."""
+        self._to.guarded(lambda: self._answer_prompts(key))
+
+    def _answer_prompts(self, key: PlaneKey) -> None:
+        prompts = self._to.focus.prompts(key, self._to.state.word or None)
+        target = self._to.state.target if self._to.state.word else "object"
+        if target == "concept":
+            self._ask_concept(key, prompts)
+        elif target == "instances":
+            self._change_instances(key, prompts)
+        elif prompts.has_object:
+            self._ask_object(key, prompts)
+        else:
+            self._to.do("remove clicks", drafts.without_plane(self._to.keeper.state.draft, key))
+
+    def _ask_concept(self, key: PlaneKey, prompts: Prompts) -> None:
+        if len(prompts.boxes) or prompts.mask is not None:
+            self._to.update(hint=_BOX_IN_CONCEPT)
+            return
+        self._submit(Urgency.WORD, key, prompts, "concept", None)
+
+    def _ask_object(self, key: PlaneKey, prompts: Prompts) -> None:
+        draft = self._to.keeper.state.draft
+        previous = None
+        if len(draft) == 1 and len(prompts.boxes) < 2 and prompts.mask is None:
+            previous = drafts.earlier_mask(draft[0], key, prompts)
+        self._submit(Urgency.CLICK, key, prompts, "object", previous)
+
+    def _change_instances(self, key: PlaneKey, prompts: Prompts) -> None:
+        """A click or box adds an object to those found, a negative click removes the one under it.
+
+        Such prompts have done their work at once, so they do not stay.
+        """
+        draft = self._to.keeper.state.draft
+        under = [
+            drafts.object_at(draft, key, y, x)
+            for (y, x), label in zip(prompts.points, prompts.labels, strict=True)
+            if label == 0
+        ]
+        removed = {one.key for one in under if one is not None}
+        positive = prompts.labels == 1
+        added = Prompts(prompts.text, prompts.points[positive], None, prompts.boxes, prompts.mask)
+        self._to.focus.forget_prompts()
+        if removed:
+            self._to.do("remove an object", tuple(o for o in draft if o.key not in removed))
+            self._to.update(answer=f"removed {wording.count(len(removed), 'object')}", hint=None)
+        if added.has_object:
+            self._submit(Urgency.CLICK, key, added, "object", None, adds=True)
+
+    def from_labels(self) -> None:
+        """A label under the cursor's slice as a mask to refine with the next clicks."""
+        key = self._to.focus.key()
+        mask = choices.label_mask(self._to.viewer, self._to.focus, key)
+        self._to.update(target="object")
+        self._submit(
+            Urgency.CLICK, key, Prompts(self._to.state.word or None, mask=mask), "object", None
+        )
+
+    def _submit(
+        self,
+        urgency: Urgency,
+        key: PlaneKey,
+        prompts: Prompts,
+        target: Target,
+        previous: ObjectMask | None,
+        adds: bool = False,
+    ) -> None:
+        """Ask the model; a newer question takes the place of this one."""
+        ask = Ask(self._to.focus.reader(), key, prompts, target, previous)
+        then = partial(self._on_answer, ask, adds)
+        self._to.runner.submit(
+            Job(
+                "answer",
+                partial(self._to.engine.answer, self._to.setup, ask),
+                urgency,
+                on_value=then,
+                on_error=self._to.on_error,
+                on_stop=partial(self._to.update, busy=None),
+            )
+        )
+
+    def _on_answer(self, ask: Ask, adds: bool, value: Loaded | Similar | Found) -> None:
+        if isinstance(value, Loaded):
+            self._to.on_loaded(value)
+            return
+        if isinstance(value, Similar):
+            self._to.focus.show_similarity(value.key, value.similarity)
+            return
+        answer, prompts, key = value.prediction, ask.prompts, ask.key
+        draft, note, origin = self._to.keeper.state.draft, answer.note, self._to.origin
+        if adds:
+            draft, note = drafts.with_one_more(draft, origin, key, prompts, answer)
+            what = "add an object"
+        elif ask.target == "object":
+            draft = drafts.with_object(draft, origin, key, prompts, answer)
+            what = "click"
+        elif ask.target == "instances":
+            draft, what = drafts.with_instances(draft, origin, key, prompts, answer), "find"
+        else:
+            draft, what = drafts.with_concept(draft, origin, key, prompts, answer), "find"
+        missing = ask.target != "object" and not answer.match
+        if missing:
+            # The map stays: it shows where the word would be, and the hint says the rest.
+            note = ""
+        else:
+            self._to.focus.hide_similarity()
+        self._to.do(f"{what} {prompts.text or ''}".strip(), draft)
+        self._to.update(
+            answer=wording.answer_line(
+                prompts.text, answer, value.seconds, self._to.focus.where(key), note
+            ),
+            hint=wording.no_match(prompts.text or "", answer) if missing else None,
+            busy=self._to.stacks.progress,
+        )
+        self._to.stacks.seen(key, sum(answer.seconds.values()) or value.seconds)
+        self.prepare(key)
+
+    def prepare(self, key: PlaneKey) -> None:
+        """Encode the planes beside this one while nobody waits."""
+        keys = self._to.focus.neighbours(key)
+        if self._to.is_loaded and keys:
+            work = partial(
+                self._to.engine.prepare,
+                self._to.setup,
+                self._to.focus.reader(),
+                keys,
+                self._to.state.word or None,
+            )
+            self._to.runner.submit(Job("prefetch", work, Urgency.PREFETCH))

@@ -1,0 +1,82 @@
+"""What the command palette, the layer menu and the shortcuts do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from napari_clipsam._plugin.controller import SegmentController
+
+__all__ = [
+    "clear",
+    "controller_in",
+    "keep",
+    "next_weak",
+    "open_segment_dock",
+    "redo",
+    "register",
+    "undo",
+]
+
+_OPEN: WeakKeyDictionary[Any, SegmentController] = WeakKeyDictionary()
+
+
+def register(viewer: Any, controller: SegmentController | None) -> None:
+    """Say which controller works in a viewer; None when its dock was closed."""
+    if controller is None:
+        _OPEN.pop(viewer, None)
+    else:
+        _OPEN[viewer] = controller
+
+
+def controller_in(viewer: Any) -> SegmentController | None:
+    """The controller of the viewer's Segment dock, if one is open."""
+    return _OPEN.get(unwrapped(viewer))
+
+
+def unwrapped(viewer: Any) -> Any:
+    """The viewer itself: napari hands a stand-in to plugins that has other layers each time."""
+    return getattr(viewer, "__wrapped__", viewer)
+
+
+def open_segment_dock(viewer: "napari.viewer.Viewer") -> None:  # type: ignore[name-defined] # noqa: F821, UP037
+    """Open the Segment dock, or bring it to the front."""
+    viewer.window.add_plugin_dock_widget("napari-clipsam", "Segment")
+
+
+def keep(viewer: "napari.viewer.Viewer") -> None:  # type: ignore[name-defined] # noqa: F821, UP037
+    """Move the preview into the labels layer."""
+    _do(viewer, lambda controller: controller.keep())
+
+
+def undo(viewer: "napari.viewer.Viewer") -> None:  # type: ignore[name-defined] # noqa: F821, UP037
+    """Take back the last step."""
+    _do(viewer, lambda controller: controller.undo())
+
+
+def redo(viewer: "napari.viewer.Viewer") -> None:  # type: ignore[name-defined] # noqa: F821, UP037
+    """Do again what was taken back."""
+    _do(viewer, lambda controller: controller.redo())
+
+
+def clear(viewer: "napari.viewer.Viewer") -> None:  # type: ignore[name-defined] # noqa: F821, UP037
+    """Drop the preview and its prompts."""
+    _do(viewer, lambda controller: controller.clear())
+
+
+def next_weak(viewer: "napari.viewer.Viewer") -> None:  # type: ignore[name-defined] # noqa: F821, UP037
+    """Go to the weakest slice or object, then to the next."""
+    _do(viewer, lambda controller: controller.next_weak())
+
+
+def _do(viewer: Any, act: Callable[[SegmentController], None]) -> None:
+    """Act in the open dock; open one where there is none."""
+    controller = controller_in(viewer)
+    if controller is None:
+        open_segment_dock(viewer)
+    else:
+        act(controller)

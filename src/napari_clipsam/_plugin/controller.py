@@ -1,0 +1,453 @@
+"""The Segment dock's controller: what the user does becomes jobs, and answers become layers.
+
+It knows napari's layers but no Qt, runs on the main thread alone, and never waits: the model works
+in a `Runner`, to which only frozen values go.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
+
+from psygnal import Signal
+
+from napari_clipsam._plugin import choices, drafts, wording
+from napari_clipsam._plugin.asking import Asking
+from napari_clipsam._plugin.engine import Engine, Loaded, Setup
+from napari_clipsam._plugin.focus import Focus
+from napari_clipsam._plugin.runner import Job, Runner, Urgency
+from napari_clipsam._plugin.stack_jobs import StackJobs
+from napari_clipsam._plugin.state import DockState, Hint, Progress, Target, Tool
+from napari_clipsam.errors import ClipSamError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from napari.components import ViewerModel
+
+    from napari_clipsam._plugin.drafts import Draft
+    from napari_clipsam._plugin.keeper import Keeper
+    from napari_clipsam._plugin.settings import Settings
+
+__all__ = ["SegmentController"]
+
+_HISTORY = 20
+_UNKEPT = Hint(
+    "There is something that is not kept yet. Keep it or clear it first.",
+    (("keep", "Keep"), ("clear", "Clear")),
+)
+
+
+class SegmentController:
+    """One viewer's segmenting.
+
+    Parameters
+    ----------
+    viewer : ViewerModel
+    runner : Runner
+        Where the model works.
+    engine : Engine
+        The model; bound to the runner.
+    keeper : Keeper
+        The session: kept objects, undo, journal, labels layers.
+    settings : callable
+        Gives the user's preferences as they are now.
+
+    Attributes
+    ----------
+    state : DockState
+        What a dock shows; `changed` is emitted with each new one.
+    """
+
+    changed = Signal(object)
+
+    def __init__(
+        self,
+        viewer: ViewerModel,
+        runner: Runner,
+        engine: Engine,
+        keeper: Keeper,
+        settings: Callable[[], Settings],
+    ) -> None:
+        self.viewer, self.runner, self.engine, self.keeper = viewer, runner, engine, keeper
+        self.settings = settings
+        self.state = DockState(model=settings().model)
+        self.focus = Focus(viewer, settings)
+        self.asking = Asking(self)
+        self.stacks = StackJobs(self)
+        self.is_loaded = False
+        self._closed = False
+        # Until the user says otherwise, each word goes to the layer it went to before.
+        self._into_chosen = False
+        self._connect()
+        self._prepare()
+        self._on_layers()
+        self.keeper.recorder.trouble = self.on_error
+        if lost := self.keeper.recorder.lost():
+            self.update(hint=wording.restore_hint(lost))
+
+    # -- what the dock may ask for -----------------------------------------------------------------
+
+    def set_image(self, name: str) -> None:
+        """Work on another image layer."""
+        if self.focus.name == name:
+            return
+        if self.keeper.state.draft:
+            self.update(hint=_UNKEPT)
+            return
+        self.guarded(lambda: self._take_up(name))
+
+    def set_channel(self, value: str) -> None:
+        """Look at other channels of the image; clicks and masks stay."""
+        self.guarded(lambda: self.focus.choose_channel(value))
+        self._on_layers()
+
+    def set_model(self, name: str) -> None:
+        """Let another model answer from now on; it is loaded at once, off the main thread."""
+        self._switch(model=name, adapter="default")
+
+    def set_adapter(self, name: str) -> None:
+        """Let another adapter condition the model."""
+        self._switch(adapter=name)
+
+    def find(self, word: str) -> None:
+        """Look for a word in the plane that is shown."""
+        word = " ".join(word.split())
+        if not word:
+            self.update(hint=Hint("Type what to look for, for example nuclei."), word="")
+            return
+        history = (word, *(w for w in self.state.history if w != word))[:_HISTORY]
+        self.update(word=word, history=history)
+        if not self._into_chosen:
+            self.update(keep_into=self.keeper.layer_for(word))
+        self.guarded(self.asking.plane)
+
+    def set_target(self, target: Target) -> None:
+        """All of it, every one, or just this one; asks again where there is something to ask."""
+        if target == self.state.target:
+            return
+        self.update(target=target, hint=None)
+        if self.state.word and self.focus.image is not None and target != "object":
+            self.guarded(self.asking.plane)
+
+    def set_tool(self, tool: Tool) -> None:
+        """Make a prompt tool the active one; "" gives the mouse back to napari."""
+        self.guarded(lambda: self._use_tool(tool))
+
+    def prompt_from_labels(self) -> None:
+        """Take the selected label of the labels layer below as a mask to refine."""
+        self.guarded(self.asking.from_labels)
+
+    def keep(self) -> None:
+        """Move the preview into the labels layer, in one undo step."""
+        draft = tuple(
+            one for one in self.keeper.state.draft if any(mask.area for mask in one.masks.values())
+        )
+        if not draft or self.focus.image is None:
+            self.update(hint=Hint("There is nothing to keep yet. Type a word, or click an object."))
+            return
+        self.runner.stop("answer")
+        image, into = self.focus.image, self.state.keep_into
+        self.guarded(lambda: self._kept(self.keeper.keep(image, draft, into, self.state.overwrite)))
+
+    def clear(self) -> None:
+        """Drop the preview and its prompts; undo brings them back."""
+        self.runner.stop("answer")
+        self.focus.forget_prompts()
+        self.focus.hide_similarity()
+        if self.keeper.state.draft:
+            self.do("clear", ())
+        self.update(answer="", hint=None, busy=self.stacks.progress)
+        self.sync()
+
+    def undo(self) -> None:
+        """Take back the last step: prompts, what was kept, slices that were filled."""
+        self.runner.stop("answer")
+        if self.focus.has_unanswered(self.keeper.state.draft):
+            self.sync()
+            return
+        self.guarded(self.keeper.undo)
+        self.sync()
+
+    def redo(self) -> None:
+        """Do again what was taken back."""
+        self.runner.stop("answer")
+        self.guarded(self.keeper.redo)
+        self.sync()
+
+    def set_keep_into(self, name: str) -> None:
+        """Choose the labels layer that "Keep" writes to; "" for a new one."""
+        self._into_chosen = True
+        self.update(keep_into=name)
+
+    def set_overwrite(self, overwrite: bool) -> None:
+        """Say whether "Keep" may replace pixels of other objects."""
+        self.update(overwrite=overwrite)
+
+    def set_z_range(self, first: int, last: int) -> None:
+        """Choose the slices for the whole stack and for following an object."""
+        top = max(0, self.state.z_extent - 1)
+        first, last = (min(max(0, z), top) for z in (first, last))
+        self.update(z_range=(min(first, last), max(first, last)))
+        self.stacks.estimate()
+
+    def segment_stack(self) -> None:
+        """Look for the word in all slices of the range."""
+        self.guarded(self.stacks.segment)
+
+    def propagate(self) -> None:
+        """Follow the objects of the preview through the slices of the range."""
+        self.guarded(self.stacks.propagate)
+
+    def stop(self) -> None:
+        """End what runs; what is finished is kept."""
+        for kind in ("answer", "stack", "export"):
+            self.runner.stop(kind)
+
+    def open_object(self, key: str) -> None:
+        """Show a kept object, and reopen it for correction."""
+        self.guarded(lambda: self._open(key))
+
+    def delete_object(self, key: str) -> None:
+        """Take an object out of its labels layer; undo brings it back."""
+        self.guarded(lambda: self.keeper.delete(key))
+        self.sync()
+
+    def next_weak(self) -> None:
+        """Go to the weakest slice of the preview, or to the weakest object, then to the next."""
+        self.guarded(self._next_weak)
+
+    def act(self, action: str) -> None:
+        """Do what a button of the hint says."""
+        self.update(hint=None)
+        actions: dict[str, Callable[[], None]] = {
+            "keep": self.keep,
+            "clear": self.clear,
+            "click-one": self._click_one,
+            "show-slices": self.focus.show_slices,
+            "target-instances": partial(self.set_target, "instances"),
+            "target-object": partial(self.set_target, "object"),
+            "restore": self._restore,
+            "discard": self.keeper.recorder.discard_lost,
+        }
+        self.guarded(actions[action])
+
+    def open_sample(self, value: str) -> None:
+        """Open one of the sample images and work on it."""
+        self.viewer.open_sample("napari-clipsam", value)
+
+    def save_project(self, folder: Path) -> None:
+        """Keep the session in a folder of the user's from now on."""
+        self.guarded(lambda: self.keeper.recorder.save_as(folder))
+
+    def open_project(self, folder: Path) -> None:
+        """Go on with a session that was saved."""
+        self.guarded(lambda: self.keeper.open_project(folder))
+        self.sync()
+
+    def export(self, kind: Literal["tiff", "ome-zarr", "csv", "coco"], path: Path) -> None:
+        """Write labels or the table of objects to a file, off the main thread."""
+        self.guarded(lambda: self._export(kind, path))
+
+    def close(self) -> None:
+        """Let go of everything; may be called twice. The session itself stays with the viewer."""
+        if self._closed:
+            return
+        self._closed = True
+        self.stop()
+        self.runner.stop("prepare")
+        self._disconnect()
+        self.focus.close()
+
+    # -- what its parts use ------------------------------------------------------------------------
+
+    def update(self, **changes: Any) -> None:
+        """Change the state and tell the dock, if anything is new."""
+        new = replace(self.state, **changes)
+        if new != self.state:
+            self.state = new
+            self.changed.emit(new)
+
+    def do(self, what: str, draft: Draft) -> None:
+        """Make a new preview one step that can be undone, and show it."""
+        self.keeper.do(what, self.keeper.state.with_draft(draft))
+        self.render()
+
+    def render(self) -> None:
+        """Show preview, list of objects and undo steps as they are."""
+        self.focus.show(self.keeper.state.draft)
+        self.update(**choices.object_rows(self.keeper, self.focus))
+
+    def sync(self) -> None:
+        """Let prompt layers show what the session holds, then render."""
+        self.focus.show_prompts(self.keeper.state.draft)
+        self.render()
+
+    @property
+    def setup(self) -> Setup:
+        """The model that is to answer."""
+        return self.settings().setup(self.state.model, self.state.adapter)
+
+    @property
+    def origin(self) -> drafts.Origin:
+        """What new objects are made from."""
+        return drafts.Origin(self.focus.name, self.state.model, self.state.adapter)
+
+    def on_loaded(self, value: Loaded) -> None:
+        """Show the model that is ready now."""
+        self.is_loaded = True
+        self.update(device=value.device, known_words=value.words)
+
+    def on_error(self, error: ClipSamError) -> None:
+        """Show an error; the plugin goes on."""
+        self.update(hint=wording.error_hint(error), busy=self.stacks.progress)
+
+    # -- reactions ---------------------------------------------------------------------------------
+
+    def _take_up(self, name: str) -> None:
+        self.focus.take_up(name, self.asking.on_prompts)
+        if self.focus.image is not None:
+            self.keeper.take_up(self.focus.image)
+        self._on_layers()
+        self._on_slice()
+
+    def _use_tool(self, tool: Tool) -> None:
+        self.focus.use_tool(tool)
+        self.update(tool=tool, hint=None)
+
+    def _click_one(self) -> None:
+        self.update(target="object")
+        self._use_tool("point+")
+
+    def _switch(self, **setup: str) -> None:
+        """Change model or adapter: what runs with the former one ends first."""
+        self.runner.stop("stack")
+        self.update(**setup, device="", known_words=())
+        self._prepare(load=True)
+
+    def _prepare(self, load: bool = False) -> None:
+        """Off the main thread: what models and adapters there are, and, if asked to, load one."""
+
+        def work() -> Any:
+            yield choices.model_choices(self.setup)
+            if load:
+                yield from self.engine.load(self.setup)
+
+        def ready(value: Any) -> None:
+            if isinstance(value, Loaded):
+                self.on_loaded(value)
+                self._on_slice()
+            else:
+                self.update(**value)
+
+        self.runner.submit(
+            Job("prepare", work, Urgency.WORD, on_value=ready, on_error=self.on_error)
+        )
+
+    def _on_slice(self, _: object = None) -> None:
+        """Another slice or view is shown."""
+        self.keeper.look()
+        part = choices.stack_choices(self.focus, self.state)
+        self.update(**part)
+        self.stacks.estimate()
+        key = self.focus.shown_key()
+        if key is not None:
+            if self.state.hint == self.focus.wrong_view:
+                self.update(hint=None)
+            self.asking.prepare(key)
+        elif self.focus.image is not None:
+            self.update(hint=self.focus.wrong_view)
+
+    def _on_layers(self, _: object = None) -> None:
+        """Layers came, went or were renamed."""
+        if self.focus.image is not None and not self.focus.is_there:
+            self._leave_image()
+        part = choices.layer_choices(self.viewer, self.focus, self.state)
+        self.update(**part)
+        if self.focus.image is None:
+            first = choices.best_image(self.viewer)
+            if first:
+                self.guarded(lambda: self._take_up(first))
+            elif self.state.hint is None:
+                self.update(hint=wording.no_image())
+
+    def _leave_image(self) -> None:
+        """The image is gone: nobody can answer about it any more."""
+        self.stop()
+        self.focus.leave()
+        if self.keeper.state.draft:
+            self.keeper.do("the image was removed", self.keeper.state.with_draft(()))
+        self.update(answer="", hint=None, busy=None, tool="")
+
+    def _kept(self, message: str) -> None:
+        self.focus.forget_prompts()
+        self.focus.hide_similarity()
+        self.sync()
+        into = self.state.keep_into or self.keeper.layer_for(self.state.word)
+        self.update(answer=message, hint=None, keep_into=into)
+
+    def _open(self, key: str) -> None:
+        one = self.keeper.state.objects.get(key)
+        if one is None:
+            return
+        if self.state.selected != key:
+            if self.keeper.has_unkept():
+                self.update(hint=_UNKEPT)
+                return
+            self.keeper.open(key)
+            self.update(target="object", word=one.word or "")
+            self.sync()
+        self.focus.go_to(one.weakest)
+
+    def _next_weak(self) -> None:
+        draft = self.keeper.state.draft
+        if len(draft) == 1 and len(draft[0].masks) > 1:
+            self.focus.go_to(choices.next_weak_slice(draft[0], self.focus.shown_key()))
+            return
+        row = choices.next_weak_object(self.state)
+        if row:
+            self._open(row)
+
+    def _restore(self) -> None:
+        path = self.keeper.recorder.take_lost()
+        if path is not None:
+            self.keeper.open_project(path)
+        self._on_layers()
+        self.sync()
+
+    def _export(self, kind: Literal["tiff", "ome-zarr", "csv", "coco"], path: Path) -> None:
+        work = self.keeper.export(kind, path, self.state.keep_into, self.focus.image)
+
+        def done() -> None:
+            self.update(busy=self.stacks.progress, answer=f"written: {path.name}")
+
+        self.update(busy=Progress(f"Writing {path.name}", can_stop=False))
+        self.runner.submit(Job("export", work, Urgency.STACK, on_done=done, on_error=self.on_error))
+
+    def guarded(self, act: Callable[[], object]) -> None:
+        """Do something; an error becomes a line that says what to do."""
+        try:
+            act()
+        except ClipSamError as error:
+            self.on_error(error)
+
+    def _events(self) -> list[tuple[Any, Callable[..., None]]]:
+        layers, dims = self.viewer.layers.events, self.viewer.dims.events
+        return [
+            (layers.inserted, self._on_layers),
+            (layers.removed, self._on_layers),
+            (layers.reordered, self._on_layers),
+            (dims.current_step, self._on_slice),
+            (dims.order, self._on_slice),
+            (dims.ndisplay, self._on_slice),
+        ]
+
+    def _connect(self) -> None:
+        for event, reaction in self._events():
+            event.connect(reaction)
+
+    def _disconnect(self) -> None:
+        for event, reaction in self._events():
+            event.disconnect(reaction)

@@ -1,0 +1,206 @@
+"""The model of a viewer: loaded and used on the worker alone, so that napari never waits for it.
+
+Nothing here is imported with torch before the first job runs.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from napari_clipsam.inference.propagation import PropagationStep
+    from napari_clipsam.inference.requests import ObjectMask, Prediction, Target
+    from napari_clipsam.inference.segmenter import Segmenter
+    from napari_clipsam.inference.stacks import StackStep
+    from napari_clipsam.planes import Plane
+    from napari_clipsam.prompts import Prompts
+    from napari_clipsam.session.objects import PlaneKey
+
+__all__ = ["Ask", "Engine", "Found", "Loaded", "Setup", "Similar"]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Which model answers, and how it runs."""
+
+    model: str = "starter"
+    adapter: str = "default"
+    device: str = "auto"
+    precision: str = "auto"
+    cache_bytes: int = 1 << 30
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model is ready.
+
+    `device` is for people; `words` are those the adapter has learnt.
+    """
+
+    setup: Setup
+    device: str
+    words: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Ask:
+    """One question about one plane; `read` gives the plane without any layer."""
+
+    read: Callable[[PlaneKey], Plane]
+    key: PlaneKey
+    prompts: Prompts
+    target: Target
+    previous: ObjectMask | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Similar:
+    """How alike a word and the patches of a plane are, 0..1; arrives before the masks."""
+
+    key: PlaneKey
+    similarity: NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """The answer to an `Ask`, and the seconds the user waited for it."""
+
+    key: PlaneKey
+    prediction: Prediction
+    seconds: float
+
+
+@dataclass
+class Engine:
+    """Answers questions with the model of a `Setup`.
+
+    Parameters
+    ----------
+    check : callable
+        Called by the model between two blocks; what it raises ends the answer.
+    """
+
+    check: Callable[[], None]
+    _segmenter: Segmenter | None = field(default=None, repr=False)
+    _setup: Setup | None = None
+
+    def load(self, setup: Setup) -> Iterator[Loaded]:
+        """Load what the setup names; yields only if something was loaded.
+
+        Raises
+        ------
+        ClipSamError
+            The model cannot be loaded; the former one stays.
+        """
+        if setup == self._setup:
+            return
+        from napari_clipsam.inference.segmenter import Segmenter
+
+        former = self._setup
+        adapter = None if setup.adapter == "none" else setup.adapter
+        if self._segmenter is not None and former is not None and _same_model(former, setup):
+            self._segmenter.set_adapter(adapter)
+        else:
+            segmenter = Segmenter(
+                setup.model,
+                adapter,
+                setup.device,
+                setup.precision,  # type: ignore[arg-type]  # checked by the Segmenter
+                cache_bytes=setup.cache_bytes,
+            )
+            segmenter.check = self.check
+            self._segmenter = segmenter
+        self._setup = setup
+        yield Loaded(setup, _device_name(self._segmenter), tuple(self._segmenter.known_words))
+
+    def answer(self, setup: Setup, ask: Ask) -> Iterator[Loaded | Similar | Found]:
+        """Answer one question; a word's similarity comes first."""
+        start = time.perf_counter()
+        yield from self.load(setup)
+        segmenter, plane = self._ready, ask.read(ask.key)
+        if ask.prompts.text is not None and ask.target != "object":
+            similarity = segmenter.similarity(plane, ask.prompts.text)
+            if similarity is not None:
+                yield Similar(ask.key, similarity)
+        prediction = segmenter.answer(_request(plane, ask), ask.previous)
+        yield Found(ask.key, prediction, time.perf_counter() - start)
+
+    def prepare(
+        self,
+        setup: Setup,
+        read: Callable[[PlaneKey], Plane],
+        keys: tuple[PlaneKey, ...],
+        word: str | None,
+    ) -> Iterator[Any]:
+        """Encode planes ahead, so that the first click in each is quick."""
+        yield from self.load(setup)
+        for key in keys:
+            self._ready.prepare(read(key), word)
+            yield None
+
+    def stack(
+        self,
+        setup: Setup,
+        planes: Callable[[int], Plane],
+        zs: tuple[int, ...],
+        word: str,
+        target: Target,
+    ) -> Iterator[Loaded | StackStep]:
+        """Find a word in many planes."""
+        from napari_clipsam.inference.stacks import segment_stack
+
+        yield from self.load(setup)
+        yield from segment_stack(self._ready, planes, zs, word, target)
+
+    def propagate(
+        self,
+        setup: Setup,
+        planes: Callable[[int], Plane],
+        seeds: Mapping[str, Mapping[int, ObjectMask]],
+        prompts: Mapping[str, Mapping[int, Prompts]],
+        z_range: tuple[int, int],
+        spacing: float,
+        words: Mapping[str, str | None],
+    ) -> Iterator[Loaded | PropagationStep]:
+        """Follow objects from slice to slice."""
+        from napari_clipsam.inference.propagation import propagate
+
+        yield from self.load(setup)
+        yield from propagate(
+            self._ready, planes, seeds, prompts, z_range, spacing=spacing, words=words
+        )
+
+    @property
+    def _ready(self) -> Segmenter:
+        assert self._segmenter is not None
+        return self._segmenter
+
+
+def _same_model(one: Setup, other: Setup) -> bool:
+    return (one.model, one.device, one.precision, one.cache_bytes) == (
+        other.model,
+        other.device,
+        other.precision,
+        other.cache_bytes,
+    )
+
+
+def _request(plane: Plane, ask: Ask) -> Any:
+    from napari_clipsam.inference.requests import PredictRequest
+
+    return PredictRequest(plane, ask.prompts, ask.target)
+
+
+def _device_name(segmenter: Segmenter) -> str:
+    import torch
+
+    if segmenter.device.type == "cuda":
+        return torch.cuda.get_device_name(segmenter.device)
+    return {"cpu": "CPU", "mps": "Apple GPU"}.get(segmenter.device.type, segmenter.device.type)

@@ -1,0 +1,224 @@
+"""Long jobs over many slices: a word in the whole stack, and objects followed through it.
+
+They run behind clicks. What they find is shown as it comes; it joins the preview as one undo step
+when the job ends, is stopped or fails, so that nothing finished is lost.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from functools import partial
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+from napari_clipsam._plugin import drafts, wording
+from napari_clipsam._plugin.engine import Loaded
+from napari_clipsam._plugin.runner import Job, Urgency
+from napari_clipsam._plugin.state import Hint, Progress
+from napari_clipsam.prompts import Prompts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from typing import Any
+
+    from napari_clipsam._plugin.controller import SegmentController
+    from napari_clipsam._plugin.drafts import Draft
+    from napari_clipsam.errors import ClipSamError
+    from napari_clipsam.inference.propagation import PropagationStep
+    from napari_clipsam.inference.requests import ObjectMask
+    from napari_clipsam.inference.stacks import StackStep
+    from napari_clipsam.planes import Plane
+    from napari_clipsam.session.objects import PlaneKey
+
+__all__ = ["StackJobs"]
+
+
+class StackJobs:
+    """The long jobs of a controller, one at a time."""
+
+    def __init__(self, controller: SegmentController) -> None:
+        self._to = controller
+        self._steps: list[Callable[[Draft], Draft]] = []
+        self._seconds: dict[PlaneKey, float] = {}
+        self._corrected: set[int] = set()
+        # Linked objects are numbered anew in each run; here is who they are.
+        self._names: defaultdict[int, str] = defaultdict(lambda: uuid4().hex)
+        self.progress: Progress | None = None
+
+    def seen(self, key: PlaneKey, seconds: float) -> None:
+        """Learn from a plane how long one takes, and that it was corrected."""
+        self._seconds[key] = seconds
+        axis = self._to.focus.stack_axis
+        if axis is not None and key[axis] is not None:
+            self._corrected.add(int(key[axis] or 0))
+        self.estimate()
+
+    def estimate(self) -> None:
+        """Say how long the stack would take, once a plane was seen."""
+        slowest = max(self._seconds.values(), default=0.0)
+        first, last = self._to.state.z_range
+        known = slowest > 0.05 and self._to.state.z_extent > 1
+        text = f"~{wording.duration(slowest * (last - first + 1))}" if known else ""
+        self._to.update(estimate=text)
+
+    def segment(self) -> None:
+        """Look for the word in every slice of the range."""
+        to = self._to
+        if not to.state.word:
+            to.update(hint=Hint("Type what to look for in the stack, for example nuclei."))
+            return
+        if to.state.target == "object":
+            to.update(
+                hint=Hint(
+                    "To find a word in the stack, look for all of it or every one. To follow the "
+                    "object you clicked, use Follow.",
+                    (("target-instances", "Every one"),),
+                )
+            )
+            return
+        read, at, _ = self._planes()
+        first, last = to.state.z_range
+        word, target = to.state.word, to.state.target
+        work = partial(to.engine.stack, to.setup, read, tuple(range(first, last + 1)), word, target)
+        take = partial(self._take_slice, at, word)
+        self._start(f"find {word} in the stack", last - first + 1, work, take)
+
+    def propagate(self) -> None:
+        """Follow every object of the preview from the slices that it was shown in."""
+        to = self._to
+        read, at, axis = self._planes()
+        seeds: dict[str, dict[int, ObjectMask]] = {}
+        prompts: dict[str, dict[int, Prompts]] = {}
+        for one in to.keeper.state.draft:
+            shown = {k: m for k, m in one.masks.items() if m.area and at(int(k[axis] or 0)) == k}
+            asked = {k for k in shown if k in one.prompts} or set(shown)
+            if asked:
+                seeds[one.key] = {int(k[axis] or 0): shown[k] for k in asked}
+                prompts[one.key] = {
+                    int(k[axis] or 0): one.prompts.get(k, Prompts(one.word)) for k in asked
+                }
+        if not seeds:
+            to.update(hint=Hint("Click an object in one slice first, then follow it."))
+            return
+        z_range = self._open_range(seeds, to.state.z_range)
+        words = {one.key: one.word for one in to.keeper.state.draft}
+        work = partial(
+            to.engine.propagate,
+            *(to.setup, read, seeds, prompts, z_range),
+            to.focus.slice_distance(axis),
+            words,
+        )
+        self._corrected.clear()
+        steps = (z_range[1] - z_range[0] + 1) * len(seeds)
+        self._start("follow objects", steps, work, partial(self._take_follower, at, seeds))
+
+    def _start(
+        self,
+        what: str,
+        total: int,
+        work: Callable[[], Iterator[Any]],
+        take: Callable[[Any], Callable[[Draft], Draft]],
+    ) -> None:
+        to, started, self._steps = self._to, time.perf_counter(), []
+        self._names.clear()
+
+        def on_value(value: Loaded | StackStep | PropagationStep) -> None:
+            if isinstance(value, Loaded):
+                to.on_loaded(value)
+                return
+            self._steps.append(take(value))
+            done = len(self._steps)
+            left = (time.perf_counter() - started) / done * max(0, total - done)
+            text = f"slice {value.z}, {wording.duration(left)} left"
+            self.progress = Progress(text, min(done, total), total)
+            to.focus.show(self._applied())
+            to.update(busy=self.progress)
+
+        def finish(note: str = "") -> None:
+            self.progress = None
+            done = len(self._steps)
+            if done:
+                to.do(what, self._applied())
+            self._steps = []
+            spent = wording.duration(time.perf_counter() - started)
+            told = f"{what}: {wording.count(done, 'step')}, {spent}{note}"
+            to.update(busy=None, answer=told)
+
+        def fail(error: ClipSamError) -> None:
+            finish("; ended early")
+            to.on_error(error)
+
+        self.progress = Progress(f"{what} ...", 0, total)
+        to.update(busy=self.progress, hint=None)
+        to.runner.submit(
+            Job(
+                "stack",
+                work,
+                Urgency.STACK,
+                on_value=on_value,
+                on_done=finish,
+                on_error=fail,
+                on_stop=partial(finish, "; stopped, what is finished is there"),
+            )
+        )
+
+    def _applied(self) -> Draft:
+        """The preview with all steps so far; what the user prompts meanwhile stays."""
+        draft = self._to.keeper.state.draft
+        for step in self._steps:
+            draft = step(draft)
+        return draft
+
+    def _take_slice(
+        self, at: Callable[[int], PlaneKey], word: str, value: StackStep
+    ) -> Callable[[Draft], Draft]:
+        to, key = self._to, at(value.z)
+        if value.prediction.target == "instances":
+            names = [self._names[i] for i in value.ids]
+            found = dict(zip(names, value.prediction.objects, strict=True))
+            return partial(drafts.with_linked, to.origin, key, word, found)
+        return partial(_with_concept, to.origin, key, word, value)
+
+    def _take_follower(
+        self,
+        at: Callable[[int], PlaneKey],
+        seeds: Mapping[str, Mapping[int, ObjectMask]],
+        value: PropagationStep,
+    ) -> Callable[[Draft], Draft]:
+        fixed = value.z in seeds.get(value.key, {})
+        return partial(drafts.with_follower, value.key, at(value.z), None if fixed else value.found)
+
+    def _planes(self) -> tuple[Callable[[int], Plane], Callable[[int], PlaneKey], int]:
+        """Reads slices by number on a worker, names them, and the axis they are numbered along."""
+        focus = self._to.focus
+        key, axis = focus.key(), focus.need_stack_axis()
+        reader = focus.reader()
+
+        def at(z: int) -> PlaneKey:
+            return (*key[:axis], z, *key[axis + 1 :])
+
+        return (lambda z: reader(at(z))), at, axis
+
+    def _open_range(
+        self, seeds: Mapping[str, Mapping[int, ObjectMask]], z_range: tuple[int, int]
+    ) -> tuple[int, int]:
+        """The slices to do again: after a correction only those up to the next prompted ones."""
+        prompted = sorted({z for of_one in seeds.values() for z in of_one})
+        corrected = [z for z in self._corrected if z in prompted]
+        if len(corrected) == len(prompted) or not corrected:
+            return z_range
+        below = [z for z in prompted if z < min(corrected)]
+        above = [z for z in prompted if z > max(corrected)]
+        first = max([z_range[0], *below[-1:]])
+        last = min([z_range[1], *above[:1]])
+        return first, last
+
+
+def _with_concept(
+    origin: drafts.Origin, key: PlaneKey, word: str, value: StackStep, draft: Draft
+) -> Draft:
+    corrected = any(key in o.prompts and o.prompts[key].has_object for o in draft)
+    if corrected:
+        return draft
+    return drafts.with_concept(draft, origin, key, Prompts(word), value.prediction)
