@@ -94,13 +94,11 @@ def connect(path: Path, to_write: bool = True) -> sqlite3.Connection:
         _check(db, path)
         if to_write:
             _claim(db)
-    except sqlite3.Error as error:
+    except Exception as error:
         if db is not None:
             db.close()
-        raise JournalError(_why_not(path, error)) from error
-    except JournalError:
-        if db is not None:
-            db.close()
+        if isinstance(error, _DECODING_ERRORS):
+            raise JournalError(_why_not(path, error)) from error
         raise
     return db
 
@@ -137,7 +135,9 @@ def _check(db: sqlite3.Connection, path: Path) -> None:
     schema = dict(db.execute("SELECT name, sql FROM sqlite_master"))
     schema = {name: sql for name, sql in schema.items() if not name.startswith("sqlite_autoindex")}
     if schema != _SCHEMA or version != FORMAT:
-        raise JournalError(f"The recorded session {path} is damaged. Choose another.")
+        raise JournalError(
+            f"The recorded session {path} is damaged and cannot be opened. Choose another."
+        )
 
 
 def _claim(db: sqlite3.Connection) -> None:
@@ -149,7 +149,7 @@ def _claim(db: sqlite3.Connection) -> None:
     db.execute("COMMIT")
 
 
-def _why_not(path: Path, error: sqlite3.Error) -> str:
+def _why_not(path: Path, error: Exception) -> str:
     reason = str(error)
     if "locked" in reason:
         return (
@@ -163,4 +163,4 @@ def _why_not(path: Path, error: sqlite3.Error) -> str:
         )
     if "not a database" in reason:
         return f"{path} is not a recorded session of napari-clipsam. Choose another file."
-    return f"The recorded session {path} cannot be opened ({reason}). Choose another."
+    return f"The recorded session {path} is damaged and cannot be opened. Choose another."

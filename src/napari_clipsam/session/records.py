@@ -121,14 +121,13 @@ def layer_body(info: LayerInfo) -> str:
     TypeError
         The transform is not made of JSON values.
     """
-    dtype = info.dtype.newbyteorder("<").str
-    return json.dumps([info.name, list(info.shape), dtype, dict(info.transform)])
+    return json.dumps([info.name, list(info.shape), info.dtype.str, dict(info.transform)])
 
 
 def layer_of(body: str) -> LayerInfo:
     """Undo `layer_body`."""
     name, shape, dtype, transform = json.loads(body)
-    found = np.dtype(str(dtype)).newbyteorder("=")
+    found = np.dtype(str(dtype))
     if found.kind not in "iu" or not 2 <= len(shape) <= 32 or min(map(int, shape)) < 1:
         raise ValueError("not a labels layer")
     return LayerInfo(str(name), tuple(map(int, shape)), found, dict(transform))

@@ -158,6 +158,8 @@ def recipes(path: str | Path) -> Iterator[Recipe]:
 def load(db: sqlite3.Connection, path: Path, make: Make) -> tuple[Values, Restored]:
     """Read everything an open journal holds."""
     with decoding(path):
+        if db.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
+            raise ValueError("not whole")
         values = _read_values(db)
         return values, _read_session(db, values, make)
 
@@ -217,7 +219,10 @@ class _Replay:
     # Labels, as history sees them
 
     def read(self, layer: str, plane: PlaneKey, box: Box) -> NDArray | None:
-        return np.array(self.arrays[layer][slices_of(plane, box)])
+        try:
+            return np.array(self.arrays[layer][slices_of(plane, box)])
+        except IndexError:  # a layer of another shape has taken this name since
+            return None
 
     def write(self, layer: str, plane: PlaneKey, box: Box, values: NDArray) -> None:
         self.arrays[layer][slices_of(plane, box)] = values
