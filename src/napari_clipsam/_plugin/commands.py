@@ -14,23 +14,33 @@ if TYPE_CHECKING:
 __all__ = [
     "clear",
     "controller_in",
+    "forget",
     "keep",
     "next_weak",
     "open_segment_dock",
     "redo",
     "register",
     "undo",
+    "unwrapped",
 ]
 
 _OPEN: WeakKeyDictionary[Any, SegmentController] = WeakKeyDictionary()
 
 
-def register(viewer: Any, controller: SegmentController | None) -> None:
-    """Say which controller works in a viewer; None when its dock was closed."""
-    if controller is None:
-        _OPEN.pop(viewer, None)
-    else:
-        _OPEN[viewer] = controller
+def register(viewer: Any, controller: SegmentController) -> None:
+    """Let a controller work in a viewer; a former one ends."""
+    former = _OPEN.get(viewer)
+    if former is not None:
+        former.close()
+    _OPEN[viewer] = controller
+
+
+def forget(viewer: Any, controller: SegmentController) -> bool:
+    """Say that a controller has ended; returns whether it was the one that works."""
+    if _OPEN.get(viewer) is not controller:
+        return False
+    del _OPEN[viewer]
+    return True
 
 
 def controller_in(viewer: Any) -> SegmentController | None:

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from psygnal import Signal
 
-from napari_clipsam._plugin import choices, drafts, wording
+from napari_clipsam._plugin import choices, commands, drafts, keymap, wording
 from napari_clipsam._plugin.asking import Asking
 from napari_clipsam._plugin.engine import Engine, Loaded, Setup
 from napari_clipsam._plugin.focus import Focus
+from napari_clipsam._plugin.importing import avoid_llvm_clash
 from napari_clipsam._plugin.runner import Job, Runner, Urgency
 from napari_clipsam._plugin.stack_jobs import StackJobs
 from napari_clipsam._plugin.state import DockState, Hint, Progress, Target, Tool
@@ -331,6 +332,7 @@ class SegmentController:
         """Off the main thread: what models and adapters there are, and, if asked to, load one."""
 
         def work() -> Any:
+            avoid_llvm_clash()
             yield choices.model_choices(self.setup)
             if load:
                 yield from self.engine.load(self.setup)
@@ -445,9 +447,13 @@ class SegmentController:
         ]
 
     def _connect(self) -> None:
+        commands.register(self.viewer, self)
+        keymap.bind(self.viewer, self)
         for event, reaction in self._events():
             event.connect(reaction)
 
     def _disconnect(self) -> None:
         for event, reaction in self._events():
             event.disconnect(reaction)
+        if commands.forget(self.viewer, self):
+            keymap.unbind(self.viewer)

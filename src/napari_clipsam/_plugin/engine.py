@@ -9,6 +9,8 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from napari_clipsam._plugin.importing import avoid_llvm_clash
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
@@ -101,6 +103,7 @@ class Engine:
         """
         if setup == self._setup:
             return
+        avoid_llvm_clash()
         from napari_clipsam.inference.segmenter import Segmenter
 
         former = self._setup

@@ -142,7 +142,8 @@ class Focus:
         shape, names = self.image.shape, self.image.reader().labels
         held = [a for a, k in enumerate(key) if k is not None and shape[a] > 1]
         named = [a for a in held if names[a].lower() == "z"]
-        return (named or held[-1:] or [None])[0]
+        chosen = named or held[-1:]
+        return chosen[0] if chosen else None
 
     def need_stack_axis(self) -> int:
         """The axis of the slices.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -88,7 +87,7 @@ def bind(viewer: ViewerModel, controls: Controls) -> None:
     controls : Controls
     """
     for shortcut in SHORTCUTS:
-        viewer.bind_key(shortcut.key, partial(_press, shortcut, controls), overwrite=True)
+        viewer.bind_key(shortcut.key, _press(shortcut, controls), overwrite=True)
 
 
 def unbind(viewer: ViewerModel) -> None:
@@ -102,5 +101,12 @@ def unbind(viewer: ViewerModel) -> None:
         viewer.bind_key(shortcut.key, None, overwrite=True)
 
 
-def _press(shortcut: Shortcut, controls: Controls, _: Any) -> None:
-    shortcut.act(controls)
+def _press(shortcut: Shortcut, controls: Controls) -> Callable[[Any], None]:
+    """What napari calls; it asks for a name, and shows the words."""
+
+    def press(_: Any) -> None:
+        shortcut.act(controls)
+
+    press.__name__ = f"clipsam_{shortcut.action}"
+    press.__doc__ = shortcut.words
+    return press

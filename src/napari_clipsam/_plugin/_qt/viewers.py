@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary, finalize
 
 from napari_clipsam._folders import user_folder
-from napari_clipsam._plugin.commands import register, unwrapped
+from napari_clipsam._plugin._qt.runner import QtRunner
+from napari_clipsam._plugin.commands import unwrapped
 from napari_clipsam._plugin.controller import SegmentController
 from napari_clipsam._plugin.engine import Engine
 from napari_clipsam._plugin.keeper import Keeper
 from napari_clipsam._plugin.settings import read_settings
-from napari_clipsam._plugin._qt.runner import QtRunner
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -41,6 +41,4 @@ def controller_of(viewer: ViewerModel) -> SegmentController:
         finalize(viewer, runner.close)
         atexit.register(own.keeper.close)
     own = _OF[viewer]
-    controller = SegmentController(viewer, own.runner, own.engine, own.keeper, read_settings)
-    register(viewer, controller)
-    return controller
+    return SegmentController(viewer, own.runner, own.engine, own.keeper, read_settings)
