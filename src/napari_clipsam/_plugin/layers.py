@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pint
 from napari.layers import Image
-from napari.utils.transforms import Affine
 
-from napari_clipsam._intensity import check_dtype
 from napari_clipsam._plugin.plane_reader import PlaneReader
 from napari_clipsam.errors import PlaneError
 from napari_clipsam.session.objects import PlaneKey, plane_axes
@@ -32,6 +30,7 @@ __all__ = [
     "channel_choices",
     "displayed_key",
     "open_layer",
+    "place_layer",
 ]
 
 #: What says where a layer lies; also the names of the events when it changes.
@@ -295,18 +294,16 @@ class LayerImage:
             lies in it is shown with each channel.
         """
         layer, axes = self.layer, list(self._axes)
-        scale = np.array(layer.scale)
+        affine, own = layer.affine.affine_matrix, _own_matrix(layer)
         if self.channel.axis in axes:
-            scale[self.channel.axis] *= 2 * _full(layer).shape[self.channel.axis] + 1
-        own = Affine(
-            scale=scale, translate=layer.translate, rotate=layer.rotate, shear=layer.shear
-        ).set_slice(axes)
+            own[:, self.channel.axis] *= 2 * _full(layer).shape[self.channel.axis] + 1
+        scale, rotate, shear = _parts(own[np.ix_(axes, axes)])
         return {
-            "scale": own.scale,
-            "translate": own.translate,
-            "rotate": own.rotate,
-            "shear": _shear(own),
-            "affine": layer.affine.set_slice(axes),
+            "scale": scale,
+            "translate": own[axes, -1],
+            "rotate": rotate,
+            "shear": shear,
+            "affine": affine[np.ix_([*axes, -1], [*axes, -1])],
             "units": tuple(layer.units[axis] for axis in axes),
             "axis_labels": tuple(layer.axis_labels[axis] for axis in axes),
         }
@@ -343,16 +340,7 @@ def open_layer(
     Returns
     -------
     LayerImage
-
-    Raises
-    ------
-    PlaneError
-        If its pixels cannot be shown to a model.
     """
-    full = _full(layer)
-    if 0 in full.shape:
-        raise PlaneError(f"{layer.name} has no pixels. Choose an image that is not empty.")
-    check_dtype(np.dtype(full.dtype))
     return LayerImage(layer, channel or next(_own_choices(layer)), normalisation)
 
 
@@ -378,6 +366,20 @@ def displayed_key(viewer: ViewerModel, image: LayerImage) -> PlaneKey:
             "Clicks and words work in one slice at a time. Leave the 3D view (Ctrl+Y)."
         )
     return image.key_at(viewer.dims)
+
+
+def place_layer(layer: Layer, transform: Mapping[str, Any]) -> None:
+    """Move a layer to where a `LayerImage.transform` says.
+
+    Parameters
+    ----------
+    layer : Layer
+    transform : mapping of str to Any
+    """
+    # Each of these keeps what napari makes of the others; from an upright layer that is exact.
+    layer.rotate, layer.shear = np.eye(layer.ndim), np.zeros(layer.ndim * (layer.ndim - 1) // 2)
+    for name in ("scale", "shear", "rotate", "translate", "affine", "units", "axis_labels"):
+        setattr(layer, name, transform[name])
 
 
 def _full(layer: Layer) -> Any:
@@ -406,17 +408,37 @@ def _limits(
 
 
 def _matrix(layer: Layer) -> NDArray[np.float64]:
-    """Data to world, homogeneous."""
-    own = Affine(
-        scale=layer.scale, translate=layer.translate, rotate=layer.rotate, shear=layer.shear
-    )
-    return layer.affine.affine_matrix @ own.affine_matrix
+    """Data to world, homogeneous.
+
+    From napari's answers, not from its `scale` and `rotate`: these contradict each other where an
+    axis is turned around.
+    """
+    corner = np.array(layer.data_to_world(np.zeros(layer.ndim)))
+    matrix = np.eye(layer.ndim + 1)
+    matrix[:-1, -1] = corner
+    for axis, unit in enumerate(np.eye(layer.ndim)):
+        matrix[:-1, axis] = layer.data_to_world(unit) - corner
+    return matrix
 
 
-def _shear(own: Affine) -> NDArray[np.float64]:
-    """Its shear; napari gives one zero for each axis where there is none."""
-    count = own.ndim * (own.ndim - 1) // 2
-    return own.shear if len(own.shear) == count else np.zeros(count)
+def _own_matrix(layer: Layer) -> NDArray[np.float64]:
+    """Data to world without the layer's `affine`, homogeneous."""
+    return np.linalg.solve(layer.affine.affine_matrix, _matrix(layer))
+
+
+def _parts(
+    matrix: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Scale, rotation and shear (its upper triangle) of a matrix, as napari multiplies them."""
+    above = np.triu_indices(len(matrix), 1)
+    scale = np.diag(matrix)
+    if np.allclose(matrix, np.diag(scale), rtol=0, atol=1e-12 * np.abs(matrix).max()):
+        return scale.copy(), np.eye(len(matrix)), np.zeros(len(above[0]))
+    rotate, upper = np.linalg.qr(matrix)
+    signs = np.sign(np.diag(upper))
+    rotate, upper = rotate * signs, upper * signs[:, None]
+    scale = np.diag(upper).copy()
+    return scale, rotate, (upper / scale)[above]
 
 
 def _axis_name(layer: Layer, axis: int) -> str:

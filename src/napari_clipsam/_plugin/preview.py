@@ -11,12 +11,11 @@ from napari.layers import Image, Labels
 from napari.utils.colormaps import DirectLabelColormap
 from napari.utils.transforms import Affine
 
-from napari_clipsam._plugin.layers import TRANSFORM
+from napari_clipsam._plugin.layers import TRANSFORM, place_layer
 from napari_clipsam.session.objects import PlaneKey, plane_axes, slices_of
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
-    from napari.layers import Layer
     from numpy.typing import NDArray
 
     from napari_clipsam._plugin.layers import LayerImage
@@ -190,10 +189,10 @@ class PreviewLayer:
 
     def _follow(self, _: object = None) -> None:
         transform = self._image.transform()
-        _place(self.labels, transform)
+        place_layer(self.labels, transform)
         if self._overlay_at is not None:
             key, shape = self._overlay_at
-            _place(self.overlay, _over_plane(transform, key, self._image.shape, shape))
+            place_layer(self.overlay, _over_plane(transform, key, self._image.shape, shape))
 
 
 def _over_plane(
@@ -210,11 +209,6 @@ def _over_plane(
         "scale": transform["scale"] * factor,
         "translate": own.translate + own.linear_matrix @ offset,
     }
-
-
-def _place(layer: Layer, transform: dict[str, Any]) -> None:
-    for name, value in transform.items():
-        setattr(layer, name, value)
 
 
 def _same(

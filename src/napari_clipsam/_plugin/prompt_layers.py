@@ -12,7 +12,7 @@ from napari.layers.base import ActionType
 from napari.utils.notifications import show_info
 from psygnal import Signal
 
-from napari_clipsam._plugin.layers import TRANSFORM, displayed_key
+from napari_clipsam._plugin.layers import TRANSFORM, displayed_key, place_layer
 from napari_clipsam._plugin.marks import (
     box_corners,
     box_of,
@@ -68,7 +68,7 @@ class PromptLayers:
 
     def __init__(self, viewer: ViewerModel, image: LayerImage) -> None:
         self._viewer, self._image = viewer, image
-        self._is_setting = self._closed = False
+        self._is_setting = self._is_drawn = self._closed = False
         # Outlines of masks that were set, by the bytes of their vertices: as long as nobody moves
         # one, it stands for exactly that mask.
         self._exact: dict[bytes, NDArray[np.bool_]] = {}
@@ -155,8 +155,11 @@ class PromptLayers:
             Words in them do not matter here.
         """
         wanted = {key: one for key, one in prompts.items() if one.has_object}
-        stay = {key for key in self._contents() if _same(self.prompts(key), wanted.get(key))}
-        with self._setting():
+        present = self._contents()
+        stay = {key for key in present if _same(self.prompts(key), wanted.get(key))}
+        if stay == present.keys() == wanted.keys():
+            return
+        with self._setting(), self._nothing_half_drawn():
             self._ensure_layers(wanted)
             self._drop(stay)
             for key, one in wanted.items():
@@ -208,6 +211,7 @@ class PromptLayers:
         return [
             (self.points.events.data, self._on_points),
             (self.shapes.events.data, self._on_shapes),
+            (self.shapes.events.set_data, self._on_drawn),
             (self._viewer.layers.events.removed, self._on_removed),
             (self._viewer.dims.events.order, self._show_own_view),
             *((event, self._follow) for event in moved),
@@ -217,7 +221,16 @@ class PromptLayers:
         self._react(self.points, event.action)
 
     def _on_shapes(self, event: Any) -> None:
-        self._react(self.shapes, event.action)
+        if event.action == ActionType.ADDED and str(self.shapes.mode).startswith("add_"):
+            # napari has not yet let go of the shape; it must not be changed before it does.
+            self._is_drawn = True
+        else:
+            self._react(self.shapes, event.action)
+
+    def _on_drawn(self, _: object = None) -> None:
+        if self._is_drawn and not self._is_setting:
+            self._is_drawn = False
+            self._react(self.shapes, ActionType.ADDED)
 
     def _react(self, layer: Points | Shapes, action: ActionType) -> None:
         if self._is_setting or action not in _DONE:
@@ -256,17 +269,11 @@ class PromptLayers:
         self._paint()
 
     def _flatten_shapes(self, new: range, key: PlaneKey) -> None:
-        """Set the held axes of rectangles and ellipses to whole numbers, as napari shows them.
-
-        It rounds those of all other shapes itself, and must not be disturbed while it draws them.
-        """
+        """Set the held axes of shapes to whole numbers; napari cuts off their fractions."""
         kinds, data = self.shapes.shape_type, self.shapes.data
         held = [axis for axis, number in enumerate(key) if number is not None]
         numbers = [key[axis] for axis in held]
-        if not any(
-            kinds[row] in ("rectangle", "ellipse") and (data[row][:, held] != numbers).any()
-            for row in new
-        ):
+        if all((data[row][:, held] == numbers).all() for row in new):
             return
         for row in new:
             data[row] = data[row].copy()
@@ -279,9 +286,8 @@ class PromptLayers:
             self._remove(event.value, list(range(len(event.value.data))))
 
     def _follow(self, _: object = None) -> None:
-        for name, value in self._image.transform().items():
-            setattr(self.points, name, value)
-            setattr(self.shapes, name, value)
+        for layer in (self.points, self.shapes):
+            place_layer(layer, self._image.transform())
 
     def _show_own_view(self, _: object = None) -> None:
         """Show clicks only while the two axes are seen that they were made in."""
@@ -314,6 +320,15 @@ class PromptLayers:
             self._rows = {layer: len(layer.data) for layer in self._rows}
             self._known = self._contents()
             self._show_own_view()
+
+    @contextmanager
+    def _nothing_half_drawn(self) -> Iterator[None]:
+        """While shapes come and go, none may be in the making."""
+        mode, self.shapes.mode = self.shapes.mode, "pan_zoom"
+        try:
+            yield
+        finally:
+            self.shapes.mode = mode
 
     def _point_keys(self) -> list[PlaneKey]:
         axes = self.points.features["axes"]
