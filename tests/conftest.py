@@ -5,20 +5,23 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 # Before Qt, which pytest-qt loads after this file: on Windows the other order fails. torchvision
 # brings in triton, whose LLVM crashes when loaded after the one OpenGL draws with in software.
 import torch
 import torchvision  # noqa: F401
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).resolve().parents[1]
 
 torch.set_num_threads(min(int(os.environ.get("OMP_NUM_THREADS", "2")), os.cpu_count() or 1))
-# How long an example takes says more about the machine's other work than about the code.
-settings.register_profile("no-deadline", settings(), deadline=None)
-settings.load_profile("no-deadline")
+# How long an example takes says more about the machine's other work than about the code. The suite
+# draws the same examples every time; `--hypothesis-profile search` looks for new ones.
+settings.register_profile("search", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("steady", settings.get_profile("search"), derandomize=True)
+settings.load_profile("steady")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -27,6 +30,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="DIR",
         help="folder of reference numbers for tests/test_parity.py (default: shared/parity)",
     )
+
+
+@pytest.fixture(autouse=True)
+def _same_draws() -> None:
+    """Let no test depend on what others drew before it."""
+    torch.manual_seed(0)
+    np.random.seed(0)  # noqa: NPY002 - the one that libraries draw from
 
 
 def _shared_folder() -> Path:
