@@ -6,7 +6,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakMethod
 
-from qtpy.QtCore import QEvent, Qt
+from napari.utils.theme import get_theme
+from qtpy.QtCore import QEvent, Qt, QTimer
 from qtpy.QtGui import QCloseEvent, QResizeEvent, QShowEvent
 from qtpy.QtWidgets import QApplication, QFrame, QHBoxLayout, QScrollArea, QVBoxLayout, QWidget
 
@@ -33,17 +34,16 @@ if TYPE_CHECKING:
 
 __all__ = ["SegmentDock"]
 
-# napari's style sheet has no mark for the focus and no links; a border without a colour has the
-# theme's text colour
+# napari's style sheet has no mark for the focus and no links
 _STYLE = """
 QPushButton, QComboBox, QLineEdit, QSpinBox, QTableView { border: 1px solid transparent; }
 QPushButton { padding: 3px 6px; }
 QPushButton:focus, QComboBox:focus, QLineEdit:focus, QSpinBox:focus, QTableView:focus {
-    border: 1px solid;
+    border: 1px solid %s;
 }
 QRadioButton:focus, QCheckBox:focus { text-decoration: underline; }
 QPushButton#link {
-    background: transparent; text-align: left; text-decoration: underline; padding: 3px 0px;
+    background: transparent; text-align: left; text-decoration: underline; padding: 3px 2px;
 }
 QSpinBox { min-width: 76px; padding: 1px; }
 QLabel#key { font-weight: bold; }
@@ -66,7 +66,7 @@ class SegmentDock(QWidget):
             from napari_clipsam._plugin._qt.viewers import controller_of
 
             controls = controller_of(viewer)
-        self._controls = controls
+        self._viewer, self._controls = viewer, controls
         self._has_image = False
         self._made_for: tuple[object, ...] = ()  # what buttons were made for, the last time
         self.welcome = WelcomeSection(self._ask, controls)
@@ -80,14 +80,17 @@ class SegmentDock(QWidget):
         self.help = button("Shortcuts", "Show or hide the list of keys")
         self.help.setCheckable(True)
         self.key_list = KeyList([(one.shown, one.words) for one in SHORTCUTS])
-        self.help.toggled.connect(self.key_list.setVisible)
+        self.help.toggled.connect(self._show_keys)
         self.search.word.left.connect(self.setFocus)
         self.setFocusPolicy(Qt.FocusPolicy.ClickFocus)
-        self.setStyleSheet(_STYLE)
         self._lay_out()
         self._arrange()
-        self._release = partial(_release, controls, WeakMethod(self.render_state))
+        self._restyle()
+        self._release = partial(
+            _release, viewer, controls, WeakMethod(self._restyle), WeakMethod(self.render_state)
+        )
         self.destroyed.connect(self._release)
+        viewer.events.theme.connect(self._restyle)
         controls.changed.connect(self.render_state)
         self.render_state(controls.state)
 
@@ -124,7 +127,8 @@ class SegmentDock(QWidget):
     def showEvent(self, event: QShowEvent | None) -> None:
         """Start in the word field."""
         super().showEvent(event)
-        if self._has_image and _nobody_types():
+        is_ours = event is not None and not event.spontaneous()  # not a window that comes back
+        if is_ours and self._has_image and _nobody_types():
             self.search.word.setFocus()
 
     def resizeEvent(self, event: QResizeEvent | None) -> None:
@@ -146,6 +150,15 @@ class SegmentDock(QWidget):
         self.search.arrange(letters)
         self.answer.arrange(letters)
 
+    def _show_keys(self, on: bool) -> None:
+        self.key_list.setVisible(on)
+        if on:
+            self.key_list.adjustSize()
+            QTimer.singleShot(0, partial(self._area.ensureWidgetVisible, self.key_list, 0, 0))
+
+    def _restyle(self, _: object = None) -> None:
+        self.setStyleSheet(_STYLE % get_theme(self._viewer.theme).icon.as_rgb())
+
     def _lay_out(self) -> None:
         self._content = QWidget()
         column = QVBoxLayout(self._content)
@@ -162,7 +175,7 @@ class SegmentDock(QWidget):
         foot.addWidget(self.help)
         column.addLayout(foot)
         column.addWidget(self.key_list)
-        area = QScrollArea()
+        self._area = area = QScrollArea()
         area.setWidgetResizable(True)
         area.setFrameShape(QFrame.Shape.NoFrame)
         area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
@@ -173,11 +186,18 @@ class SegmentDock(QWidget):
         around.addWidget(area)
 
 
-def _release(controls: Controls, slot: WeakMethod, *_: object) -> None:
-    """Let go of the controls; may be called many times."""
-    method = slot()
-    if method is not None:
-        controls.changed.disconnect(method, missing_ok=True)
+def _release(
+    viewer: napari.viewer.Viewer,
+    controls: Controls,
+    restyle: WeakMethod,
+    render: WeakMethod,
+    *_: object,
+) -> None:
+    """Let go of viewer and controls; may be called many times."""
+    if (themed := restyle()) is not None:
+        viewer.events.theme.disconnect(themed)
+    if (slot := render()) is not None:
+        controls.changed.disconnect(slot, missing_ok=True)
     controls.close()
 
 

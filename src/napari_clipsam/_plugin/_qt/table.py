@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from qtpy.QtCore import (  # type: ignore[attr-defined]
     QAbstractTableModel,
     QModelIndex,
-    QSortFilterProxyModel,
     Qt,
     Signal,
 )
@@ -17,6 +16,8 @@ from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableView
 from napari_clipsam._plugin._qt.parts import is_letter
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from napari_clipsam._plugin.state import ObjectRow
 
 __all__ = ["ObjectTable"]
@@ -24,21 +25,47 @@ __all__ = ["ObjectTable"]
 _LABEL, _WORD, _SCORE, _SLICES, _SIZE, _MARK = range(6)
 _RIGHT = Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
 _LEFT = Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter
-_SORT = Qt.ItemDataRole.UserRole
 _WEAK = "This object is uncertain: look at it, and correct it by clicking"
 
 
+def _size(row: ObjectRow) -> float:
+    try:
+        return float(row.size)
+    except ValueError:
+        return 0.0
+
+
+_SORTED_BY: tuple[Callable[[ObjectRow], Any], ...] = (
+    lambda row: row.label,
+    lambda row: (row.word, row.label),
+    lambda row: (row.score, row.label),
+    lambda row: (row.slices, row.label),
+    _size,
+    lambda row: (not row.is_weak, row.score),
+)
+
+
 class _Objects(QAbstractTableModel):
-    """Rows of objects."""
+    """Rows of objects, sorted here: Qt's own sorting asks for each value many times."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.rows: tuple[ObjectRow, ...] = ()
+        self.given: tuple[ObjectRow, ...] = ()
+        self.rows: list[ObjectRow] = []
         self.size_title = ""
+        self._column, self._descends = _SCORE, False
 
     def set_rows(self, rows: tuple[ObjectRow, ...], size_title: str) -> None:
+        self.given, self.size_title = rows, size_title
+        self._sort()
+
+    def sort(self, column: int, order: Qt.SortOrder = Qt.SortOrder.AscendingOrder) -> None:
+        self._column, self._descends = column, order == Qt.SortOrder.DescendingOrder
+        self._sort()
+
+    def _sort(self) -> None:
         self.beginResetModel()
-        self.rows, self.size_title = rows, size_title
+        self.rows = sorted(self.given, key=_SORTED_BY[self._column], reverse=self._descends)
         self.endResetModel()
 
     def rowCount(self, parent: QModelIndex | None = None) -> int:
@@ -58,7 +85,8 @@ class _Objects(QAbstractTableModel):
         if role == Qt.ItemDataRole.TextAlignmentRole:
             return self._alignment(section)
         if role == Qt.ItemDataRole.DisplayRole:
-            return ("id", "word", "score", "slices", self.size_title, "")[section]
+            size = self.size_title.replace("/", "/\n")  # the words need the room more
+            return ("id", "word", "score", "slices", size, "")[section]
         if role == Qt.ItemDataRole.ToolTipRole:
             return "Click to sort"
         return None
@@ -69,9 +97,6 @@ class _Objects(QAbstractTableModel):
             mark = "weak" if row.is_weak else ""
             texts = (str(row.label), row.word, f"{row.score:.2f}", row.slices, row.size, mark)
             return texts[column]
-        if role == _SORT:
-            size = float(row.size or 0) if _is_number(row.size) else 0.0
-            return (row.label, row.word, row.score, row.slices, size, not row.is_weak)[column]
         if role == Qt.ItemDataRole.TextAlignmentRole:
             return self._alignment(column)
         if role == Qt.ItemDataRole.ToolTipRole:
@@ -102,10 +127,9 @@ class ObjectTable(QTableView):
     def __init__(self) -> None:
         super().__init__()
         self._objects = _Objects()
-        self._sorted = QSortFilterProxyModel(self)
-        self._sorted.setSourceModel(self._objects)
-        self._sorted.setSortRole(_SORT)
-        self.setModel(self._sorted)
+        self._selected = ""
+        self.setModel(self._objects)
+        self._objects.modelReset.connect(self._reselect)
         self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
         self.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
         self.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
@@ -123,7 +147,8 @@ class ObjectTable(QTableView):
         self, rows: tuple[ObjectRow, ...], selected: str, size_title: str, has_slices: bool
     ) -> None:
         """Show objects, and which of them is open; the place in the list stays."""
-        if rows != self._objects.rows or size_title != self._objects.size_title:
+        is_other, self._selected = selected != self._selected, selected
+        if rows != self._objects.given or size_title != self._objects.size_title:
             bar = self.verticalScrollBar()
             place = bar.value() if bar is not None else 0
             self._objects.set_rows(rows, size_title)
@@ -132,7 +157,9 @@ class ObjectTable(QTableView):
         self.setColumnHidden(_SLICES, not has_slices)
         self.setColumnHidden(_MARK, not any(row.is_weak for row in rows))
         if selected != self.selected_key():
-            self._select(selected)
+            self._reselect()
+        if is_other and selected:
+            self.scrollTo(self.currentIndex())
 
     def selected_key(self) -> str:
         """Key of the row that is selected, "" without one."""
@@ -154,18 +181,15 @@ class ObjectTable(QTableView):
         else:
             super().keyPressEvent(event)
 
-    def _select(self, key: str) -> None:
-        for row, one in enumerate(self._objects.rows):
-            if one.key == key:
-                index = self._sorted.mapFromSource(self._objects.index(row, 0))
-                self.selectRow(index.row())
-                self.scrollTo(index)
-                return
-        self.clearSelection()
+    def _reselect(self) -> None:
+        keys = [one.key for one in self._objects.rows]
+        if self._selected in keys:
+            self.selectRow(keys.index(self._selected))
+        else:
+            self.clearSelection()
 
     def _key(self, index: QModelIndex) -> str:
-        source = self._sorted.mapToSource(index)
-        return self._objects.rows[source.row()].key if source.isValid() else ""
+        return self._objects.rows[index.row()].key if index.isValid() else ""
 
     def _lay_out_headers(self) -> None:
         rows, columns = self.verticalHeader(), self.horizontalHeader()
@@ -179,11 +203,3 @@ class ObjectTable(QTableView):
             columns.setMinimumSectionSize(24)
             columns.setHighlightSections(False)
             columns.setSortIndicatorShown(False)  # its room would push the word out
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

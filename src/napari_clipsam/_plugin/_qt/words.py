@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["WordField"]
 
+_LATEST = 8
+
 
 class WordField(QWidget):
     """Field for a word, with a list of former words and of those the model has learnt.
@@ -48,6 +50,7 @@ class WordField(QWidget):
         completer.setFilterMode(Qt.MatchFlag.MatchContains)
         completer.activated.connect(self._ask_soon.start)
         self.edit.setCompleter(completer)
+        self.edit.textEdited.connect(self._colour_completions)
         self.menu = QMenu(self)
         self.menu.triggered.connect(self._pick)
         self.list_button = button("", "Words you used, and words the model knows", "Down")
@@ -82,7 +85,8 @@ class WordField(QWidget):
     def open_list(self) -> None:
         """Open the list of words below the field."""
         self.menu.clear()
-        for title, words in zip(("Latest words", "Known words"), self._lists, strict=True):
+        history, known = self._lists
+        for title, words in (("Latest words", history[:_LATEST]), ("Known words", known)):
             if words:
                 heading = QAction(title, self.menu)
                 heading.setEnabled(False)
@@ -105,6 +109,13 @@ class WordField(QWidget):
                 self.left.emit()
                 return True
         return super().eventFilter(watched, event)
+
+    def _colour_completions(self) -> None:
+        """Let the list, which is a window of its own, have the theme's colours too."""
+        completer = self.edit.completer()
+        popup = completer.popup() if completer is not None else None
+        if popup is not None and popup.palette() != self.edit.palette():
+            popup.setPalette(self.edit.palette())
 
     def _pick(self, action: QAction) -> None:
         self.edit.setText(action.data())
