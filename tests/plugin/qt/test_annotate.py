@@ -387,6 +387,7 @@ def test_the_list_keeps_its_place_and_shows_the_object_that_is_opened(make_dock:
     table, bar = dock.objects.table, dock.objects.table.verticalScrollBar()
     controls.show(replace(FULL, objects=rows))
     bar.setValue(100)
+    assert bar.value() == 100
     controls.show(replace(FULL, objects=rows[:-1]))
     assert bar.value() == 100
     controls.show(replace(FULL, objects=rows, selected="key290"))

@@ -153,6 +153,7 @@ class ObjectTable(QTableView):
             place = bar.value() if bar is not None else 0
             self._objects.set_rows(rows, size_title)
             if bar is not None:
+                self.executeDelayedItemsLayout()  # until then the bar has no room to move in
                 bar.setValue(place)
         self.setColumnHidden(_SLICES, not has_slices)
         self.setColumnHidden(_MARK, not any(row.is_weak for row in rows))
