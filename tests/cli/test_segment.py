@@ -31,7 +31,7 @@ def command(*words: object, **environment: str) -> subprocess.CompletedProcess[s
         [*COMMAND, *map(str, words)],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=800,
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
     )
 
