@@ -40,7 +40,7 @@ class AdapterInfo:
     Attributes
     ----------
     words : tuple of str
-        Words it was trained for, the first one used last.
+        Words it was trained for; the last one answers until another was used.
     threshold : float or None
         Presence below it means "no match"; None where presence was not trained.
     base_identity, clip_identity : str
