@@ -160,11 +160,13 @@ class PromptLayers:
         if stay == present.keys() == wanted.keys():
             return
         with self._setting(), self._nothing_half_drawn():
-            self._ensure_layers(wanted)
+            if wanted:
+                self._add_layers()
             self._drop(stay)
             for key, one in wanted.items():
                 if key not in stay:
                     self._add(key, one)
+            self._rows = {layer: len(layer.data) for layer in self._rows}
 
     def clear(self) -> None:
         """Take away all prompts."""
@@ -184,7 +186,7 @@ class PromptLayers:
             if self._image.layer in self._viewer.layers:
                 self._viewer.layers.selection.active = self._image.layer
             return
-        self._ensure_layers(True)
+        self._add_layers()
         if name in _POINT_TOOLS:
             self._next_sign(_POINT_TOOLS[name])
             self._viewer.layers.selection.active = self.points
@@ -239,6 +241,7 @@ class PromptLayers:
         with self._setting():
             if len(layer.data) > self._rows[layer]:
                 self._place_new(layer)
+            self._rows[layer] = len(layer.data)
         now = self._known
         for key in {**known, **now}:
             if known.get(key) != now.get(key):
@@ -256,6 +259,7 @@ class PromptLayers:
         self._set_axes(layer, new, key)
         if isinstance(layer, Shapes):
             self._flatten_shapes(new, key)
+            self._remove(layer, self._mere_clicks(new))
             return
         held = [axis for axis, number in enumerate(key) if number is not None]
         data = layer.data.copy()
@@ -279,6 +283,16 @@ class PromptLayers:
             data[row] = data[row].copy()
             data[row][:, held] = numbers
         self.shapes.data = list(zip(data, kinds, strict=True))
+
+    def _mere_clicks(self, new: range) -> list[int]:
+        """Rectangles and ellipses of no size on the screen, from a click without a drag."""
+        kinds, data = self.shapes.shape_type, self.shapes.data
+        least = 3 * self.shapes.scale_factor / abs(self.shapes.scale[-1])
+        return [
+            row
+            for row in new
+            if kinds[row] in ("rectangle", "ellipse") and np.ptp(data[row], axis=0).max() < least
+        ]
 
     def _on_removed(self, event: Any) -> None:
         """What the user throws away with its layer is gone; the layer comes back when needed."""
@@ -305,10 +319,6 @@ class PromptLayers:
                 self._viewer.add_layer(layer)
         self._viewer.layers.selection.active = active
 
-    def _ensure_layers(self, needed: object) -> None:
-        if needed:
-            self._add_layers()
-
     @contextmanager
     def _setting(self) -> Iterator[None]:
         """While layers are changed from here, their events are not the user's."""
@@ -317,7 +327,6 @@ class PromptLayers:
             yield
         finally:
             self._is_setting = False
-            self._rows = {layer: len(layer.data) for layer in self._rows}
             self._known = self._contents()
             self._show_own_view()
 
@@ -331,12 +340,15 @@ class PromptLayers:
             self.shapes.mode = mode
 
     def _point_keys(self) -> list[PlaneKey]:
+        """Plane of each row that has one; the last may still be in the making."""
         axes = self.points.features["axes"]
-        return [_key_of(row, axes.iloc[r]) for r, row in enumerate(self.points.data)]
+        placed = self.points.data[: self._rows[self.points]]
+        return [_key_of(position, axes.iloc[row]) for row, position in enumerate(placed)]
 
     def _shape_keys(self) -> list[PlaneKey]:
         axes = self.shapes.features["axes"]
-        return [_key_of(v[0], axes.iloc[row]) for row, v in enumerate(self.shapes.data)]
+        placed = self.shapes.data[: self._rows[self.shapes]]
+        return [_key_of(vertices[0], axes.iloc[row]) for row, vertices in enumerate(placed)]
 
     def _shapes_in(
         self, key: PlaneKey
@@ -382,7 +394,8 @@ class PromptLayers:
 
     def _drop(self, stay: Collection[PlaneKey]) -> None:
         for layer, keys in ((self.points, self._point_keys()), (self.shapes, self._shape_keys())):
-            self._remove(layer, [row for row, key in enumerate(keys) if key not in stay])
+            left = {row for row, key in enumerate(keys) if key in stay}
+            self._remove(layer, [row for row in range(len(layer.data)) if row not in left])
 
     def _remove(self, layer: Layer, rows: list[int]) -> None:
         if rows:
