@@ -57,9 +57,12 @@ def read_settings() -> Settings:
     Returns
     -------
     Settings
-        Its defaults are those of the manifest.
+        The defaults, which are those of the manifest, where napari has not read that.
     """
-    stored = get_plugin_settings(PLUGIN)
+    try:
+        stored = get_plugin_settings(PLUGIN)
+    except KeyError:
+        return Settings()
     folder = stored.storage.folder.strip()
     return Settings(
         model=stored.inference.model.strip() or Settings.model,
