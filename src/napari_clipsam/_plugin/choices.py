@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from napari_clipsam._plugin.engine import Setup
     from napari_clipsam._plugin.focus import Focus
     from napari_clipsam._plugin.keeper import Keeper
+    from napari_clipsam._plugin.layers import LayerImage
     from napari_clipsam._plugin.state import DockState
     from napari_clipsam.session.objects import PlaneKey, SessionObject
 
@@ -94,8 +95,10 @@ def _labels_choice(layer: Labels, focus: Focus) -> Choice:
     return Choice(layer.name, layer.name, enabled=not why, why=why)
 
 
-def best_image(viewer: ViewerModel) -> str:
-    """The image a user most likely means: the active one, else the topmost that is shown."""
+def best_image(viewer: ViewerModel, former: LayerImage | None) -> str:
+    """The image a user most likely means: the former, the active, or the topmost that is shown."""
+    if former is not None and former.layer in viewer.layers:
+        return str(former.layer.name)
     images = [layer for layer in viewer.layers if isinstance(layer, Image) and not is_own(layer)]
     active = viewer.layers.selection.active
     if active in images:

@@ -311,6 +311,8 @@ class SegmentController:
         self.focus.take_up(name, self.asking.on_prompts)
         if self.focus.image is not None:
             self.keeper.take_up(self.focus.image)
+        self.update(hint=None)
+        self.sync()
         self._on_layers()
         self._on_slice()
 
@@ -369,7 +371,7 @@ class SegmentController:
         part = choices.layer_choices(self.viewer, self.focus, self.state)
         self.update(**part)
         if self.focus.image is None:
-            first = choices.best_image(self.viewer)
+            first = choices.best_image(self.viewer, self.keeper.image)
             if first:
                 self.guarded(lambda: self._take_up(first))
             elif self.state.hint is None:
@@ -380,7 +382,7 @@ class SegmentController:
         self.stop()
         self.focus.leave()
         if self.keeper.state.draft:
-            self.keeper.do("the image was removed", self.keeper.state.with_draft(()))
+            self.do("the image was removed", ())
         self.update(answer="", hint=None, busy=None, tool="")
 
     def _kept(self, message: str) -> None:

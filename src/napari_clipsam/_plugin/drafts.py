@@ -26,6 +26,7 @@ __all__ = [
     "Draft",
     "Origin",
     "earlier_mask",
+    "fitting",
     "new_object",
     "object_at",
     "prompts_of",
@@ -173,6 +174,11 @@ def without_plane(draft: Draft, key: PlaneKey) -> Draft:
     return tuple(one for one in (_without(o, key) for o in draft) if one.masks)
 
 
+def fitting(draft: Draft, shape: tuple[int, ...]) -> Draft:
+    """The objects that lie in an image of this shape: a session may be about another one."""
+    return tuple(one for one in draft if all(_fits(k, m, shape) for k, m in one.masks.items()))
+
+
 def object_at(draft: Draft, key: PlaneKey, y: float, x: float) -> SessionObject | None:
     """The object under a point of a plane; the last one drawn lies on top."""
     row, column = round(y), round(x)
@@ -238,3 +244,12 @@ def _joined(parts: list[Prompts]) -> Prompts:
         np.concatenate([getattr(p, name) for p in parts]) for name in ("points", "labels", "boxes")
     )
     return Prompts(None, points, labels, boxes, parts[0].mask if len(parts) == 1 else None)
+
+
+def _fits(key: PlaneKey, mask: ObjectMask, shape: tuple[int, ...]) -> bool:
+    if len(key) != len(shape):
+        return False
+    if any(k is not None and k >= n for k, n in zip(key, shape, strict=True)):
+        return False
+    height, width = (n for k, n in zip(key, shape, strict=True) if k is None)
+    return mask.box[2] <= height and mask.box[3] <= width

@@ -155,12 +155,13 @@ class Engine:
         zs: tuple[int, ...],
         word: str,
         target: Target,
+        spacing: float,
     ) -> Iterator[Loaded | StackStep]:
         """Find a word in many planes."""
         from napari_clipsam.inference.stacks import segment_stack
 
         yield from self.load(setup)
-        yield from segment_stack(self._ready, planes, zs, word, target)
+        yield from segment_stack(self._ready, planes, zs, word, target, spacing)
 
     def propagate(
         self,

@@ -225,8 +225,9 @@ class Focus:
 
     def show_prompts(self, draft: Draft) -> None:
         """Let the prompt layers hold what a preview comes from."""
-        asked = drafts.prompts_of(draft)
-        if asked and self.image is not None:
+        own = () if self.image is None else drafts.fitting(draft, self.image.shape)
+        asked = drafts.prompts_of(own)
+        if asked:
             self._need_prompts().set(asked)
         elif self._prompts is not None:
             self._prompts.clear()
@@ -243,7 +244,7 @@ class Focus:
         if self._preview is None:
             self._preview = PreviewLayer(self.viewer, self.image)
         shown: dict[PlaneKey, list] = {}
-        for number, one in enumerate(draft, start=1):
+        for number, one in enumerate(drafts.fitting(draft, self.image.shape), start=1):
             for key, mask in one.masks.items():
                 shown.setdefault(key, []).append((number, mask))
         self._preview.show(shown)

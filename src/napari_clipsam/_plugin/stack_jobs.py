@@ -40,6 +40,10 @@ class StackJobs:
     def __init__(self, controller: SegmentController) -> None:
         self._to = controller
         self._steps: list[Callable[[Draft], Draft]] = []
+        # The steps that were applied already, and to which preview.
+        self._base: Draft | None = None
+        self._done = 0
+        self._so_far: Draft = ()
         self._seconds: dict[PlaneKey, float] = {}
         self._corrected: set[int] = set()
         # Linked objects are numbered anew in each run; here is who they are.
@@ -77,10 +81,14 @@ class StackJobs:
                 )
             )
             return
-        read, at, _ = self._planes()
+        read, at, axis = self._planes()
         first, last = to.state.z_range
         word, target = to.state.word, to.state.target
-        work = partial(to.engine.stack, to.setup, read, tuple(range(first, last + 1)), word, target)
+        work = partial(
+            to.engine.stack,
+            *(to.setup, read, tuple(range(first, last + 1)), word, target),
+            to.focus.slice_distance(axis),
+        )
         take = partial(self._take_slice, at, word)
         self._start(f"find {word} in the stack", last - first + 1, work, take)
 
@@ -122,6 +130,7 @@ class StackJobs:
     ) -> None:
         to, started, self._steps = self._to, time.perf_counter(), []
         self._names.clear()
+        self._base = None
 
         def on_value(value: Loaded | StackStep | PropagationStep) -> None:
             if isinstance(value, Loaded):
@@ -140,7 +149,7 @@ class StackJobs:
             done = len(self._steps)
             if done:
                 to.do(what, self._applied())
-            self._steps = []
+            self._steps, self._base = [], None
             spent = wording.duration(time.perf_counter() - started)
             told = f"{what}: {wording.count(done, 'step')}, {spent}{note}"
             to.update(busy=None, answer=told)
@@ -165,10 +174,13 @@ class StackJobs:
 
     def _applied(self) -> Draft:
         """The preview with all steps so far; what the user prompts meanwhile stays."""
-        draft = self._to.keeper.state.draft
-        for step in self._steps:
-            draft = step(draft)
-        return draft
+        base = self._to.keeper.state.draft
+        if self._base is not base:
+            self._base, self._done, self._so_far = base, 0, base
+        for step in self._steps[self._done :]:
+            self._so_far = step(self._so_far)
+        self._done = len(self._steps)
+        return self._so_far
 
     def _take_slice(
         self, at: Callable[[int], PlaneKey], word: str, value: StackStep

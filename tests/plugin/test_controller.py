@@ -1,0 +1,571 @@
+"""What the dock asks for, on a viewer without a window and a model that answers at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import dask.array as da
+import numpy as np
+import pytest
+from napari.components import ViewerModel
+from plugin.fakes import CORNERS, SIDE, FakeEngine, make_controller
+
+from napari_clipsam._plugin import commands
+from napari_clipsam._plugin.controller import SegmentController
+from napari_clipsam.errors import ClipSamError, OutOfMemory, WeightsError
+
+HERE = (None, None)
+
+
+@pytest.fixture
+def viewer() -> ViewerModel:
+    return ViewerModel()
+
+
+@pytest.fixture
+def flat(viewer: ViewerModel, tmp_path: Path) -> SegmentController:
+    """A controller for one plane of 40 x 50 pixels."""
+    viewer.add_image(np.arange(2000, dtype=np.uint16).reshape(40, 50), name="cells", scale=(2, 2))
+    return make_controller(viewer, tmp_path)
+
+
+@pytest.fixture
+def deep(viewer: ViewerModel, tmp_path: Path) -> SegmentController:
+    """A controller for a stack of 7 slices, the middle one shown."""
+    viewer.add_image(np.ones((7, 40, 50), np.uint8), name="cells", scale=(4, 2, 2))
+    viewer.dims.set_point(0, 12)
+    return make_controller(viewer, tmp_path)
+
+
+def engine(controller: SegmentController) -> FakeEngine:
+    assert isinstance(controller.engine, FakeEngine)
+    return controller.engine
+
+
+def click(controller: SegmentController, *position: float, tool: str = "point+") -> None:
+    controller.set_tool(tool)
+    controller.viewer.layers["cells clicks"].add(position)
+
+
+def draw_box(controller: SegmentController, y0: float, x0: float, y1: float, x1: float) -> None:
+    controller.set_tool("box")
+    corners = [[y0, x0], [y0, x1], [y1, x1], [y1, x0]]
+    layer = controller.viewer.layers["cells shapes"]
+    layer.add_rectangles([np.array(corners)])
+    layer.refresh()  # as napari does once the mouse lets go
+
+
+def hint(controller: SegmentController) -> str:
+    return "" if controller.state.hint is None else controller.state.hint.text
+
+
+def labels(controller: SegmentController, name: str = "nuclei") -> np.ndarray:
+    return np.asarray(controller.viewer.layers[name].data)
+
+
+# ---------------------------------------------------------------- words
+
+
+def test_a_word_finds_all_of_it(flat: SegmentController) -> None:
+    flat.find("  nuclei ")
+    assert flat.state.word == "nuclei"
+    assert "score 0.90" in flat.state.answer and "presence 0.90" in flat.state.answer
+    assert flat.state.can_keep and flat.state.undo_text == "find nuclei"
+    assert flat.viewer.layers["cells preview"].data[2:18, 2:18].all()
+    assert not flat.viewer.layers["cells similarity"].visible
+    assert flat.state.known_words == ("cells", "nuclei") and flat.state.device == "CPU"
+
+
+def test_every_one_is_kept_with_numbers_of_its_own(flat: SegmentController) -> None:
+    flat.set_target("instances")
+    flat.find("nuclei")
+    assert "3 objects" in flat.state.answer
+    flat.keep()
+
+    kept = labels(flat)
+    assert sorted(np.unique(kept)) == [0, 1, 2, 3]
+    assert len({kept[y + 1, x + 1] for y, x in CORNERS}) == 3
+    assert flat.viewer.layers["nuclei"].scale.tolist() == [2, 2]
+    assert [row.word for row in flat.state.objects] == ["nuclei"] * 3
+    assert not flat.state.can_keep
+    assert not flat.viewer.layers["cells preview"].data.any()
+
+
+def test_a_word_that_is_not_there_says_what_to_do(flat: SegmentController) -> None:
+    flat.find("vacuoles")
+    assert hint(flat) == "No 'vacuoles' found here (best 0.12). Click one to show me."
+    assert flat.viewer.layers["cells similarity"].visible, "it shows where it might be"
+    assert not flat.state.can_keep
+
+    flat.act("click-one")
+    assert (flat.state.tool, flat.state.target) == ("point+", "object")
+
+
+def test_an_empty_word_asks_for_one(flat: SegmentController) -> None:
+    flat.find("   ")
+    assert hint(flat) == "Type what to look for, for example nuclei."
+    assert engine(flat).asked == []
+
+
+def test_former_words_come_back_latest_first(flat: SegmentController) -> None:
+    for word in ("nuclei", "cells", "nuclei"):
+        flat.find(word)
+    assert flat.state.history == ("nuclei", "cells")
+
+
+# ---------------------------------------------------------------- clicks and boxes
+
+
+def test_clicks_make_one_object_and_refine_it(flat: SegmentController) -> None:
+    click(flat, 20, 20)
+    click(flat, 30, 30, tool="point-")
+
+    first, second = engine(flat).asked
+    assert (first.target, first.prompts.points.tolist()) == ("object", [[20, 20]])
+    assert second.prompts.labels.tolist() == [1, 0]
+    assert first.previous is None and second.previous is not None
+    (one,) = flat.keeper.state.draft
+    assert one.masks[HERE].area == (SIDE - 2) ** 2
+
+
+def test_a_word_joins_the_clicks(flat: SegmentController) -> None:
+    flat.set_target("object")
+    flat.find("nuclei")
+    assert hint(flat) == "Click the one you mean."
+    click(flat, 20, 20)
+    assert engine(flat).asked[-1].prompts.text == "nuclei"
+    flat.find("cells")
+    assert engine(flat).asked[-1].prompts.text == "cells"
+    assert engine(flat).asked[-1].prompts.points.tolist() == [[20, 20]]
+
+
+def test_clicks_in_all_of_it_guide_the_word(flat: SegmentController) -> None:
+    flat.find("nuclei")
+    click(flat, 20, 20, tool="point-")
+    assert (engine(flat).asked[-1].target, len(engine(flat).asked[-1].prompts.points)) == (
+        "concept",
+        1,
+    )
+    draw_box(flat, 1, 1, 9, 9)
+    assert hint(flat).startswith("A box, lasso or scribble means one object.")
+    assert len(engine(flat).asked) == 2
+
+
+def test_clicks_in_every_one_add_and_remove(flat: SegmentController) -> None:
+    flat.set_target("instances")
+    flat.find("nuclei")
+    click(flat, 30, 40)
+    assert len(flat.keeper.state.draft) == 4
+    assert len(flat.viewer.layers["cells clicks"].data) == 0, "the click has done its work"
+    click(flat, 4, 4, tool="point-")
+    assert len(flat.keeper.state.draft) == 3
+    assert "removed 1 object" in flat.state.answer
+    draw_box(flat, 21, 2, 29, 10)
+    assert len(flat.keeper.state.draft) == 3, "it takes the place of the one it covers"
+
+    for expected in (3, 4, 3, 0):
+        flat.undo()
+        assert len(flat.keeper.state.draft) == expected
+
+
+def test_several_boxes_are_several_objects(flat: SegmentController) -> None:
+    draw_box(flat, 2, 2, 10, 10)
+    draw_box(flat, 20, 20, 30, 30)
+    assert len(flat.keeper.state.draft) == 2
+    flat.keep()
+    assert sorted(np.unique(labels(flat, "objects"))) == [0, 1, 2]
+
+
+def test_a_label_becomes_a_mask_to_refine(flat: SegmentController) -> None:
+    flat.prompt_from_labels()
+    assert hint(flat).startswith("There are no labels to take a mask from")
+    painted = np.zeros((40, 50), np.uint8)
+    painted[5:12, 6:14] = 3
+    layer = flat.viewer.add_labels(painted, name="painted")
+    flat.prompt_from_labels()
+    assert hint(flat).startswith("Label 1 of painted is not in this slice")
+    layer.selected_label = 3
+    flat.prompt_from_labels()
+
+    asked = engine(flat).asked[-1].prompts.mask
+    assert asked is not None and np.array_equal(asked > 0, painted == 3)
+
+
+# ---------------------------------------------------------------- keeping
+
+
+def test_others_are_preserved_unless_overwriting_is_allowed(flat: SegmentController) -> None:
+    theirs = np.zeros((40, 50), np.uint16)
+    theirs[16:20, 16:30] = 9
+    flat.viewer.add_labels(theirs, name="theirs")
+    flat.set_keep_into("theirs")
+    click(flat, 20, 20)
+    flat.keep()
+    kept = labels(flat, "theirs")
+    assert (kept[16:20, 16:30] == 9).all()
+    assert (kept[20:24, 16:24] == 10).all(), "numbers go on after the largest"
+
+    flat.undo()
+    flat.set_overwrite(True)
+    flat.keep()
+    assert (labels(flat, "theirs")[16:24, 16:24] == 10).all()
+
+
+def test_undo_and_redo_go_through_prompts_and_keeping(flat: SegmentController) -> None:
+    click(flat, 10, 10)
+    click(flat, 30, 30, tool="point-")
+    flat.keep()
+    click(flat, 30, 20)
+    clicks = flat.viewer.layers["cells clicks"]
+    seen = []
+    while flat.state.undo_text:
+        flat.undo()
+        seen.append((len(clicks.data), len(flat.state.objects), labels(flat, "objects").any()))
+    assert seen == [(0, 1, True), (2, 0, False), (1, 0, False), (0, 0, False)]
+    while flat.state.redo_text:
+        flat.redo()
+    assert (len(clicks.data), len(flat.state.objects)) == (1, 1)
+    assert labels(flat, "objects").any()
+
+
+def test_undo_leaves_what_was_painted_since(flat: SegmentController) -> None:
+    click(flat, 20, 20)
+    flat.keep()
+    layer = flat.viewer.layers["objects"]
+    layer.selected_label = 5
+    layer.paint((17, 17), 5)
+    flat.undo()
+    assert labels(flat, "objects")[17, 17] == 5
+    assert not (labels(flat, "objects") == 1).any()
+
+
+def test_a_kept_object_is_reopened_corrected_and_kept_in_its_place(
+    flat: SegmentController,
+) -> None:
+    click(flat, 20, 20)
+    flat.keep()
+    key = flat.state.objects[0].key
+    flat.open_object(key)
+    assert flat.state.selected == key
+    assert flat.viewer.layers["cells clicks"].data.tolist() == [[20, 20]]
+    click(flat, 24, 24, tool="point-")
+    assert flat.keeper.state.draft[0].key == key
+    flat.keep()
+
+    assert len(flat.state.objects) == 1
+    assert (labels(flat, "objects") == 1).sum() == (SIDE - 2) ** 2
+
+
+def test_nothing_unkept_is_lost_by_opening_another(flat: SegmentController) -> None:
+    click(flat, 20, 20)
+    flat.keep()
+    click(flat, 30, 40)
+    flat.open_object(flat.state.objects[0].key)
+    assert hint(flat).startswith("There is something that is not kept yet.")
+    assert flat.state.selected == ""
+    flat.act("keep")
+    assert len(flat.state.objects) == 2
+
+
+def test_a_deleted_object_comes_back_with_undo(flat: SegmentController) -> None:
+    flat.set_target("instances")
+    flat.find("nuclei")
+    flat.keep()
+    before = labels(flat).copy()
+    flat.delete_object(flat.state.objects[0].key)
+    assert len(flat.state.objects) == 2 and (labels(flat) != before).sum() == SIDE**2
+    flat.undo()
+    assert np.array_equal(labels(flat), before)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (da.zeros((40, 50), dtype=np.uint8), "read lazily (dask)"),
+        (np.zeros((30, 50), np.uint8), "another shape"),
+    ],
+)
+def test_labels_that_cannot_be_written_to_are_named(
+    flat: SegmentController, data: object, words: str
+) -> None:
+    flat.viewer.add_labels(data, name="theirs")
+    choice = next(c for c in flat.state.label_layers if c.value == "theirs")
+    assert not choice.enabled and words in choice.why
+    click(flat, 20, 20)
+    flat.set_keep_into("theirs")
+    flat.keep()
+    assert flat.state.hint is not None and flat.state.hint.is_error
+    assert flat.state.can_keep, "the preview is still there"
+
+
+def test_a_read_only_layer_is_refused(flat: SegmentController) -> None:
+    data = np.zeros((40, 50), np.uint8)
+    data.flags.writeable = False
+    flat.viewer.add_labels(data, name="theirs")
+    click(flat, 20, 20)
+    flat.set_keep_into("theirs")
+    flat.keep()
+    assert "read-only" in hint(flat)
+
+
+# ---------------------------------------------------------------- stacks
+
+
+def test_every_prompt_belongs_to_its_slice(deep: SegmentController) -> None:
+    click(deep, 3, 20, 20)
+    assert engine(deep).asked[-1].key == (3, None, None)
+    deep.viewer.dims.set_point(0, 16)
+    click(deep, 4, 22, 22)
+    (one,) = deep.keeper.state.draft
+    assert {k: p.points.tolist() for k, p in one.prompts.items()} == {
+        (3, None, None): [[20, 20]],
+        (4, None, None): [[22, 22]],
+    }
+    deep.keep()
+    kept = labels(deep, "objects")
+    assert [int(z) for z in np.flatnonzero(kept.any(axis=(1, 2)))] == [3, 4]
+    assert deep.state.objects[0].slices == "3-4"
+
+
+def test_an_object_is_followed_through_the_range(deep: SegmentController) -> None:
+    click(deep, 3, 20, 20)
+    deep.set_z_range(1, 5)
+    deep.propagate()
+    ((seeds, z_range, spacing),) = [a for a in engine(deep).asked if isinstance(a, tuple)]
+    (of_one,) = seeds.values()
+    assert (set(of_one), z_range, spacing) == ({3}, (1, 5), 2.0)
+    (one,) = deep.keeper.state.draft
+    assert sorted(k[0] for k in one.masks) == [1, 2, 3, 4, 5]
+    assert deep.state.busy is None and "follow objects" in deep.state.answer
+    deep.undo()
+    assert sorted(k[0] for k in deep.keeper.state.draft[0].masks) == [3]
+
+
+def test_a_correction_runs_again_only_from_there(deep: SegmentController) -> None:
+    click(deep, 3, 20, 20)
+    deep.propagate()
+    deep.viewer.dims.set_point(0, 20)
+    click(deep, 5, 24, 24)
+    deep.propagate()
+    (_, z_range, _) = [a for a in engine(deep).asked if isinstance(a, tuple)][-1]
+    assert z_range == (3, 6)
+
+
+def test_the_weakest_slice_comes_first(deep: SegmentController) -> None:
+    click(deep, 3, 20, 20)
+    deep.propagate()
+    visited = []
+    for _ in range(3):
+        deep.next_weak()
+        visited.append(deep.viewer.dims.point[0] / 4)
+    assert visited[0] in (0, 6) and set(visited[:2]) == {0, 6}
+    assert visited[2] in (1, 5)
+
+
+def test_a_word_is_found_in_the_stack_with_linked_objects(deep: SegmentController) -> None:
+    deep.set_target("instances")
+    deep.find("nuclei")
+    deep.set_z_range(2, 4)
+    deep.clear()
+    deep.segment_stack()
+    deep.keep()
+    kept = labels(deep)
+    assert sorted(np.unique(kept)) == [0, 1, 2, 3]
+    assert [int(z) for z in np.flatnonzero(kept.any(axis=(1, 2)))] == [2, 3, 4]
+    y, x = CORNERS[1]
+    assert len(set(kept[2:5, y + 1, x + 1])) == 1
+
+
+def test_a_stopped_stack_keeps_what_is_finished(deep: SegmentController) -> None:
+    deep.find("nuclei")
+    deep.clear()
+    steps = []
+
+    def stop_after_two() -> None:
+        steps.append(1)
+        if len(steps) == 2:
+            deep.stop()
+
+    engine(deep).on_step = stop_after_two
+    deep.segment_stack()
+    assert deep.state.busy is None and "stopped" in deep.state.answer
+    assert sorted(k[0] for k in deep.keeper.state.draft[0].masks) == [0, 1]
+
+
+def test_a_click_during_the_stack_stays(deep: SegmentController) -> None:
+    deep.set_target("instances")
+    deep.find("nuclei")
+    deep.clear()
+    engine(deep).on_step = lambda: None if deep.keeper.state.draft else click(deep, 3, 30, 40)
+    deep.segment_stack()
+    assert len(deep.keeper.state.draft) == 4
+
+
+def test_following_needs_an_object(deep: SegmentController) -> None:
+    deep.propagate()
+    assert hint(deep) == "Click an object in one slice first, then follow it."
+
+
+def test_the_neighbours_of_a_slice_are_prepared(deep: SegmentController) -> None:
+    deep.find("nuclei")
+    keys, word = engine(deep).prepared[-1]
+    assert [k[0] for k in keys] == [3, 4, 2] and word == "nuclei"
+
+
+@pytest.mark.parametrize("order", [(1, 0, 2), (2, 0, 1), (0, 2, 1)])
+def test_any_order_of_axes_is_segmented_as_it_is_seen(
+    deep: SegmentController, order: tuple[int, ...]
+) -> None:
+    deep.viewer.dims.order = order
+    deep.find("nuclei")
+    held = order[0]
+    assert engine(deep).asked[-1].key[held] is not None
+    deep.keep()
+    kept = labels(deep)
+    assert kept.any(axis=tuple(a for a in range(3) if a != held)).sum() == 1
+
+
+def test_the_3d_view_says_what_to_do(deep: SegmentController) -> None:
+    deep.viewer.dims.ndisplay = 3
+    assert hint(deep).startswith("Clicks and words work in one slice at a time.")
+    deep.find("nuclei")
+    assert engine(deep).asked == []
+    deep.viewer.dims.ndisplay = 3
+    deep.act("show-slices")
+    assert deep.viewer.dims.ndisplay == 2 and hint(deep) == ""
+
+
+# ---------------------------------------------------------------- layers, models, errors
+
+
+def test_without_an_image_samples_are_offered(viewer: ViewerModel, tmp_path: Path) -> None:
+    controller = make_controller(viewer, tmp_path)
+    assert hint(controller) == "Open an image, or try a sample."
+    assert len(controller.state.samples) == 3
+    controller.find("nuclei")
+    assert controller.state.hint is not None and controller.state.hint.is_error
+    viewer.add_image(np.zeros((20, 20)), name="mine")
+    assert (controller.state.image, hint(controller)) == ("mine", "")
+
+
+def test_an_image_that_goes_away_takes_its_layers_along(flat: SegmentController) -> None:
+    click(flat, 20, 20)
+    flat.viewer.layers.remove("cells")
+    assert list(flat.viewer.layers) == []
+    assert flat.state.image == "" and not flat.state.can_keep
+    flat.viewer.add_image(np.zeros((20, 20)), name="other")
+    flat.find("nuclei")
+    assert flat.state.can_keep
+
+
+def test_another_image_waits_until_the_preview_is_kept(flat: SegmentController) -> None:
+    flat.viewer.add_image(np.zeros((20, 20)), name="other")
+    click(flat, 20, 20)
+    flat.set_image("other")
+    assert flat.state.image == "cells" and "not kept yet" in hint(flat)
+    flat.clear()
+    flat.set_image("other")
+    assert flat.state.image == "other"
+
+
+@pytest.mark.parametrize(
+    "error", [OutOfMemory("No memory. Close other programs."), WeightsError("No such model.")]
+)
+def test_an_error_is_a_line_and_the_plugin_goes_on(
+    flat: SegmentController, error: ClipSamError
+) -> None:
+    engine(flat).error = error
+    flat.find("nuclei")
+    assert flat.state.hint is not None and flat.state.hint.is_error
+    assert hint(flat) == str(error)
+    engine(flat).error = None
+    flat.find("nuclei")
+    assert flat.state.can_keep and flat.state.hint is None
+
+
+def test_models_and_adapters_are_swapped(flat: SegmentController) -> None:
+    assert flat.state.models[0].value == "starter"
+    assert not next(c for c in flat.state.models if c.value == "vit_h").enabled
+    flat.set_adapter("none")
+    flat.set_model("vit_b")
+    assert [(s.model, s.adapter) for s in engine(flat).setups] == [
+        ("starter", "none"),
+        ("vit_b", "default"),
+    ]
+
+
+def test_channels_are_chosen(viewer: ViewerModel, tmp_path: Path) -> None:
+    viewer.add_image(np.zeros((3, 40, 50)), name="cells", axis_labels=("c", "y", "x"))
+    controller = make_controller(viewer, tmp_path)
+    assert controller.state.channels[0].value == "channels 0, 1, 2 as colours"
+    controller.set_channel("channel 1")
+    assert controller.state.channel == "channel 1"
+    controller.find("nuclei")
+    assert engine(controller).asked[-1].key == HERE
+
+
+# ---------------------------------------------------------------- sessions
+
+
+def test_a_session_that_was_cut_off_is_offered_and_restored(
+    flat: SegmentController, tmp_path: Path
+) -> None:
+    flat.set_target("instances")
+    flat.find("nuclei")
+    flat.keep()
+    layer = flat.viewer.layers["nuclei"]
+    layer.paint((35, 35), 7)
+    click(flat, 30, 40)
+    before = labels(flat).copy()
+    journal = flat.keeper.recorder._journal
+    assert journal is not None
+    journal._close()  # what a killed process leaves behind
+
+    again = ViewerModel()
+    again.add_image(np.zeros((40, 50)), name="cells", scale=(2, 2))
+    controller = make_controller(again, tmp_path)
+    assert hint(controller).startswith("The last session was cut off (cells, 3 objects")
+    controller.act("restore")
+
+    assert np.array_equal(labels(controller), before)
+    assert again.layers["nuclei"].scale.tolist() == [2, 2]
+    assert len(controller.state.objects) == 3 and len(controller.keeper.state.draft) == 1
+    controller.undo()
+    controller.undo()
+    assert (labels(controller) != 0).sum() == (before == 7).sum(), "what was painted stays"
+
+
+def test_a_project_is_saved_and_opened_again(flat: SegmentController, tmp_path: Path) -> None:
+    flat.find("nuclei")
+    flat.keep()
+    flat.save_project(tmp_path / "project")
+    flat.find("cells")
+    flat.keeper.close()
+
+    again = make_controller(ViewerModel(), tmp_path / "elsewhere")
+    again.viewer.add_image(np.zeros((40, 50)), name="cells")
+    again.open_project(tmp_path / "project")
+    assert len(again.state.objects) == 1 and again.keeper.state.draft[0].word == "cells"
+    again.open_project(tmp_path / "nothing")
+    assert again.state.hint is not None and again.state.hint.is_error
+    assert len(again.state.objects) == 1
+
+
+def test_ten_docks_one_after_the_other_leave_one_listener(
+    flat: SegmentController, tmp_path: Path
+) -> None:
+    viewer, engine_, keeper = flat.viewer, flat.engine, flat.keeper
+    events = (viewer.layers.events.inserted, viewer.dims.events.current_step)
+    before = [len(event.callbacks) for event in events]
+    click(flat, 20, 20)
+    controller = flat
+    for _ in range(10):
+        controller.close()
+        controller.close()
+        assert [layer.name for layer in viewer.layers] == ["cells"]
+        assert commands.controller_in(viewer) is None
+        controller = SegmentController(viewer, flat.runner, engine_, keeper, flat.settings)
+    assert [len(event.callbacks) for event in events] == before
+    assert controller.state.can_keep, "the preview is still there"
+    commands.keep(viewer)
+    assert len(controller.state.objects) == 1
