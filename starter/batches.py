@@ -22,7 +22,7 @@ from torch import Tensor
 from napari_clipsam.models.sam import normalise_pixels
 from starter.data import Sample
 
-__all__ = ["Batch", "BatchMaker", "Objects", "Store", "load_store", "prefetch"]
+__all__ = ["Batch", "BatchMaker", "Objects", "Store", "allotted", "load_store", "prefetch"]
 
 _MIN_AREA = 24
 _MAX_SHARE = 0.6
@@ -207,7 +207,7 @@ class BatchMaker:
         )
 
     def objects(self, batch: Batch, per_row: int, rows: Sequence[int] | None = None) -> Objects:
-        """Choose up to `per_row` objects of label maps; by default of one map of each crop."""
+        """Choose about `per_row` objects of label maps; by default of one map of each crop."""
         if rows is None:
             rows = self._one_row_each(batch)
         rows = [r for r in rows if batch.kind(r) != "semantic"]
@@ -219,13 +219,14 @@ class BatchMaker:
     def choose(
         self, labels: Tensor, weights: Tensor, per_map: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Soft masks and weights (N, H / 2, H / 2) of up to `per_map` objects, and whose they are.
+        """Soft masks and weights (N, H / 2, H / 2) of chosen objects, and whose they are.
 
-        Labels and weights are (R, H, H) of instances.
+        Labels and weights are (R, H, H) of instances; `per_map` is the mean over the maps at most.
         """
         index, wanted = [], []
-        for i, visible in enumerate(_visible_ids(labels)):
-            picked = self.rng.choice(visible, min(per_map, len(visible)), replace=False)
+        visible = _visible_ids(labels)
+        for i, (ids, number) in enumerate(zip(visible, allotted(visible, per_map), strict=True)):
+            picked = self.rng.choice(ids, number, replace=False)
             index += [i] * len(picked)
             wanted += picked.tolist()
         chosen = torch.tensor(index, device=self.device, dtype=torch.long)
@@ -291,6 +292,19 @@ class BatchMaker:
             device=self.device,
         )
         return F.affine_grid(theta[None], [1, 1, out_h, out_w], align_corners=False)
+
+
+def allotted(visible: Sequence[np.ndarray], per_map: int) -> list[int]:
+    """How many of the objects of each map: by the root of how many there are.
+
+    Scores are means over objects, most of which are in crowded images.
+    """
+    counts = np.array([len(ids) for ids in visible])
+    if not counts.any():
+        return [0] * len(counts)
+    roots = np.sqrt(counts)
+    shares = roots * per_map * len(counts) / roots.sum()
+    return np.minimum(counts, np.maximum(1, shares.astype(int))).tolist()
 
 
 def _visible_ids(labels: Tensor) -> list[np.ndarray]:

@@ -69,17 +69,21 @@ def prompt_scores(
 ) -> dict[str, float]:
     """Mean IoU over objects after one click and after a box, by modality.
 
+    Some objects of a crowded image stand for all of it, so that it weighs as `evaluate` weighs it.
     With an adapter its decoder answers, conditioned by the concept of each image.
     """
     size = sam.config.input_size
     scores: dict[str, list[float]] = {}
+    weights: dict[str, list[float]] = {}
     for sample in validation_samples(options.data):
         name = next(iter(sample.concepts))
         labels = sample.concepts[name]
-        ids = np.unique(labels[labels > 0])
-        ids = [i for i in ids if (labels == i).sum() >= 20][:_OBJECTS]
-        if not ids:
+        areas = np.bincount(labels.ravel())
+        areas[0] = 0
+        every = np.flatnonzero(areas >= 20)
+        if not len(every):
             continue
+        ids = every[np.linspace(0, len(every) - 1, min(len(every), _OBJECTS)).astype(int)]
         pixels, frame = model_pixels(sample.image, size, options.device)
         conditioning = None
         if adapter is not None and frozen is not None:
@@ -99,9 +103,10 @@ def prompt_scores(
             )
             predicted = to_data(found, frame, size)
             overlap = (predicted & masks).sum((1, 2)) / (predicted | masks).sum((1, 2))
-            scores.setdefault(kind, []).extend(overlap)
-            scores.setdefault(f"{kind} {sample.modality.split()[0]}", []).extend(overlap)
-    return {k: float(np.mean(v)) for k, v in sorted(scores.items())}
+            for key in (kind, f"{kind} {sample.modality.split()[0]}"):
+                scores.setdefault(key, []).extend(overlap)
+                weights.setdefault(key, []).extend([len(every) / len(ids)] * len(ids))
+    return {k: float(np.average(v, weights=weights[k])) for k, v in sorted(scores.items())}
 
 
 def _best(model: Sam | Adapter, embedding: Tensor, coords: Tensor, labels: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from napari_clipsam.adapters.base import AdapterConfig
 from napari_clipsam.adapters.inject import build_adapter
 from napari_clipsam.models.sam import Sam
 from napari_clipsam.models.weights import load_clip, load_sam
-from starter import batches, config, export, loop, stage_adapter, stage_clip, stage_sam
+from starter import batches, config, export, loop, stage_adapter, stage_clip, stage_sam, validate
 from starter.batches import BatchMaker, load_store, prefetch
 from starter.data import Sample
 from starter.windows import Windows, place
@@ -68,6 +68,38 @@ def test_objects_are_whole_instances_of_their_row(maker: BatchMaker) -> None:
         inside = batch.labels[row][mask.repeat_interleave(2, 0).repeat_interleave(2, 1) == 1]
         assert len(inside.unique()) == 1, "fully covered cells belong to one object"
         assert int(inside[0]) > 0
+
+
+def test_crowded_maps_give_more_objects_but_not_all() -> None:
+    visible = [np.arange(count) for count in (0, 1, 4, 100)]
+    given = batches.allotted(visible, 4)
+    assert given[:2] == [0, 1]
+    assert given[3] > 2 * given[2] >= 2
+    assert sum(given) <= 4 * 4
+    assert batches.allotted([np.arange(50)] * 3, 4) == [4, 4, 4]
+    assert batches.allotted([np.arange(0)] * 2, 4) == [0, 0]
+
+
+def test_a_crowded_image_weighs_by_all_its_objects(
+    tiny: None, monkeypatch: pytest.MonkeyPatch, samples: list[Sample]
+) -> None:
+    torch.manual_seed(0)
+    sam = Sam(config.SAM)
+    options = argparse.Namespace(data="", device="cpu")
+    alone = []
+    for sample in samples[:2]:
+        monkeypatch.setattr(validate, "validation_samples", lambda data, s=sample: [s])
+        alone.append(validate.prompt_scores(sam, options)["box"])
+    counts = [
+        int((np.bincount(next(iter(s.concepts.values())).ravel())[1:] >= 20).sum())
+        for s in samples[:2]
+    ]
+    monkeypatch.setattr(validate, "validation_samples", lambda data: samples[:2])
+    expected = np.average(alone, weights=counts)
+    assert validate.prompt_scores(sam, options)["box"] == pytest.approx(expected)
+    monkeypatch.setattr(validate, "_OBJECTS", 2)
+    sampled = validate.prompt_scores(sam, options)["box"]
+    assert sampled == pytest.approx(expected, abs=0.15)
 
 
 def test_rare_styles_are_drawn_more_often_than_their_number(samples: list[Sample]) -> None:
