@@ -12,7 +12,7 @@ import pytest
 from napari_clipsam._plugin.runner import Job, SyncRunner, ThreadRunner, Urgency
 from napari_clipsam.errors import ClipSamError, PromptError, Stopped
 
-PATIENCE = 20.0
+PATIENCE = 120.0
 
 
 class Main:
