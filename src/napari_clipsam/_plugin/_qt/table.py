@@ -149,12 +149,7 @@ class ObjectTable(QTableView):
         """Show objects, and which of them is open; the place in the list stays."""
         is_other, self._selected = selected != self._selected, selected
         if rows != self._objects.given or size_title != self._objects.size_title:
-            bar = self.verticalScrollBar()
-            place = bar.value() if bar is not None else 0
             self._objects.set_rows(rows, size_title)
-            if bar is not None:
-                self.executeDelayedItemsLayout()  # until then the bar has no room to move in
-                bar.setValue(place)
         self.setColumnHidden(_SLICES, not has_slices)
         self.setColumnHidden(_MARK, not any(row.is_weak for row in rows))
         if selected != self.selected_key():
