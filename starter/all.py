@@ -1,6 +1,6 @@
 """The whole recipe with one command: networks, adapter, files, validation scores.
 
-``python -m starter.all --data ../shared/data --out starter_run --minutes 25``
+``python -m starter.all --data ../shared/data --out build/starter_run --minutes 25``
 
 Stages run one after the other, since each alone keeps a GPU busy, and share the minutes as below.
 ``--stop-after`` ends a call early, between two steps; the same command goes on where the last one
@@ -101,7 +101,7 @@ class Driver:
         # Generating takes a while and belongs to the call, not to the stage.
         training_store(options)
         words = ["--data", options.data, "--out", options.out, "--device", options.device]
-        words += [*SETTINGS["cuda" if options.device == "cuda" else "cpu"][stage]]
+        words += [*SETTINGS["cuda" if options.device.startswith("cuda") else "cpu"][stage]]
         words += ["--steps", str(options.steps), "--generated", str(options.generated)]
         words += ["--minutes", str(options.minutes * SHARES[stage])]
         words += ["--workers", str(options.workers), "--seed", str(options.seed)]
@@ -150,7 +150,7 @@ def main(argv: list[str] | None = None) -> bool:
     """Run the recipe, or go on with it; whether it is complete."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default="../shared/data", help="data folder, or a packed one")
-    parser.add_argument("--out", default="starter_run", help="folder of the run")
+    parser.add_argument("--out", default="build/starter_run", help="folder of the run")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--minutes", type=float, default=25, help="of training, in all calls")
     parser.add_argument("--stop-after", type=float, default=None, help="minutes of this call")

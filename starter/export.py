@@ -1,7 +1,7 @@
 """Write the shipped files from a run.
 
-``python -m starter.export networks --out starter_run``: SAM and CLIP, which stage 3 needs.
-``python -m starter.export adapter --out starter_run``: the adapter with its threshold and scores.
+``python -m starter.export networks``: SAM and CLIP, which stage 3 needs.
+``python -m starter.export adapter``: the adapter with its threshold and scores.
 
 The presence threshold is chosen on the validation images, where present words are found as often
 as absent ones are refused. Scores are measured on the file as saved.
@@ -126,7 +126,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("part", choices=("networks", "adapter"))
     parser.add_argument("--data", default="../shared/data")
-    parser.add_argument("--out", default="starter_run", help="folder of the run")
+    parser.add_argument("--out", default="build/starter_run", help="folder of the run")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--blend", type=float, default=1.0, help="share of the adapter's training")
     parser.add_argument("--ship", action="store_true", help="copy the files into the package")

@@ -26,7 +26,7 @@ def arguments(description: str, steps: int) -> argparse.ArgumentParser:
     """Command line options that every stage has."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--data", default="../shared/data", help="data folder, or a packed one")
-    parser.add_argument("--out", default="starter_run", help="folder of the run")
+    parser.add_argument("--out", default="build/starter_run", help="folder of the run")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--steps", type=int, default=steps)
     parser.add_argument("--minutes", type=float, default=None, help="end the schedule by then")

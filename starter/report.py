@@ -1,6 +1,6 @@
 """One report of everything the starter has to reach.
 
-``python -m starter.report --data ../shared/data --out starter_report``
+``python -m starter.report --data ../shared/data --out build/starter_report``
 
 Every section's result is kept in the folder as JSON and taken from there the next time, unless
 the model's files or the number of planes are others; ``--only`` measures some sections,
@@ -121,7 +121,7 @@ def main(argv: list[str] | None = None) -> None:
     """Measure, print and write the report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default="../shared/data", help="the data folder")
-    parser.add_argument("--out", default="starter_report", help="folder of the results")
+    parser.add_argument("--out", default="build/starter_report", help="folder of the results")
     parser.add_argument("--run", default=None, help="folder of a run; by default what ships")
     parser.add_argument("--only", nargs="+", choices=tuple(SECTIONS), default=list(SECTIONS))
     parser.add_argument("--limit", type=int, default=None, help="planes of a set, for a quick look")

@@ -1,6 +1,6 @@
 """Stage 3: the adapter that ships, on the frozen networks of stages 1 and 2.
 
-``python -m starter.stage_adapter --data ../shared/data --out starter_run --base starter_run``
+``python -m starter.stage_adapter --data ../shared/data --base build/starter_run``
 
 Every (crop, text) pair sees the prompts the product will make (`semantics.concept_prompts`):
 concept masks from text alone, objects of that concept from clicks and boxes under the same text,
@@ -143,7 +143,7 @@ def presence_loss(logits: Tensor, pairs: Pairs) -> Tensor:
 def main(argv: list[str] | None = None) -> bool:
     """Train, resume or finish stage 3; whether its schedule is over."""
     parser = arguments(__doc__.splitlines()[0], steps=4000)
-    parser.add_argument("--base", default="starter_run", help="folder of the frozen networks")
+    parser.add_argument("--base", default="build/starter_run", help="folder of the frozen networks")
     parser.add_argument("--objects", type=int, default=4, help="objects of a pair")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rate", type=float, default=1e-3)

@@ -1,6 +1,6 @@
 """Stage 2: a small CLIP whose patches know words.
 
-``python -m starter.stage_clip --data ../shared/data --out starter_run``
+``python -m starter.stage_clip --data ../shared/data --out build/starter_run``
 
 Dense image-text alignment: the cosine of every surgery patch with the text vector of a phrase is
 trained to say how much of the patch the phrase covers, its maximum whether the concept is

@@ -1,6 +1,6 @@
 """Stage 1: a small SAM from points, boxes and corrections.
 
-``python -m starter.stage_sam --data ../shared/data --out starter_run``
+``python -m starter.stage_sam --data ../shared/data --out build/starter_run``
 
 As SAM was trained: a first point or box, then clicks on the error with the previous mask; after a
 single point three masks compete and only the best is corrected. A small extra output on the image
