@@ -436,6 +436,9 @@ def test_the_preview_has_a_bright_outline_and_a_faint_fill(viewer: ViewerModel) 
     np.testing.assert_array_equal(colours[10, 30, :3], colours[25, 40, :3])
     assert (colours[9] == 0).all() and (preview.labels.data[[0, 1, 2, 4, 5, 6, 7]] == 0).all()
     assert not preview.labels.editable
+    viewer.dims.ndisplay = 3
+    viewer.dims.ndisplay = 2
+    assert not preview.labels.editable, "nobody paints in a preview"
 
 
 def test_the_preview_shows_what_it_is_given_and_nothing_else(viewer: ViewerModel) -> None:

@@ -85,7 +85,8 @@ class PreviewLayer:
             opacity=1.0,
             **image.transform(),
         )
-        self.labels.editable = False
+        self._lock()
+        self.labels.events.editable.connect(self._lock)
         self.overlay = Image(
             np.zeros((1,) * image.ndim, np.float32),
             name=f"{name} similarity",
@@ -94,6 +95,7 @@ class PreviewLayer:
             contrast_limits=(0, 1),
             blending="additive",
             opacity=0.35,
+            interpolation2d="linear",
             visible=False,
             **image.transform(),
         )
@@ -164,6 +166,11 @@ class PreviewLayer:
         for layer in (self.labels, self.overlay):
             if layer in self._viewer.layers:
                 self._viewer.layers.remove(layer)
+
+    def _lock(self, _: object = None) -> None:
+        """Nobody paints here; napari opens the layer again when the view changes."""
+        if self.labels.editable:
+            self.labels.editable = False
 
     def _insert(self) -> None:
         """Put the layers right above the image, if they are not there, and stay where one was."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from napari.layers import Points, Shapes
 from napari.layers.base import ActionType
+from napari.utils.colormaps.standardize_color import transform_color
 from napari.utils.notifications import show_info
 from psygnal import Signal
 
@@ -80,8 +81,7 @@ class PromptLayers:
             features={"sign": np.zeros(0, object), "axes": np.zeros(0, object)},
             feature_defaults={"sign": "positive", "axes": ""},
             size=size,
-            border_color="white",
-            canvas_size_limits=(10, 14),
+            canvas_size_limits=(12, 16),
             projection_mode="none",
             **common,
         )
@@ -262,9 +262,10 @@ class PromptLayers:
             self._remove(layer, self._mere_clicks(new))
             return
         held = [axis for axis, number in enumerate(key) if number is not None]
-        data = layer.data.copy()
-        data[np.ix_(new, held)] = [key[axis] for axis in held]
-        layer.data = data
+        data, numbers = layer.data.copy(), [key[axis] for axis in held]
+        if (data[np.ix_(new, held)] != numbers).any():
+            data[np.ix_(new, held)] = numbers
+            layer.data = data
         low, high = -0.5, np.array(self._image.shape) - 0.5
         outside = [row for row in new if (data[row] < low).any() or (data[row] > high).any()]
         if outside:
@@ -308,7 +309,9 @@ class PromptLayers:
         if len(self.points.data) and self._viewer.dims.ndisplay == 2:
             ahead = self._viewer.dims.ndim - self._image.ndim
             shown = _axes_text(axis - ahead for axis in sorted(self._viewer.dims.displayed))
-            self.points.shown = (self.points.features["axes"] == shown).to_numpy()
+            wanted = (self.points.features["axes"] == shown).to_numpy()
+            if (self.points.shown != wanted).any():
+                self.points.shown = wanted
 
     # -- rows of the layers ------------------------------------------------------------------------
 
@@ -371,26 +374,30 @@ class PromptLayers:
         for row, key in enumerate(self._point_keys()):
             mark = self.points.data[row].tobytes() + str(signs.iloc[row]).encode()
             found.setdefault(key, []).append(mark)
+        kinds, shapes = self.shapes.shape_type, self.shapes.data
         for row, key in enumerate(self._shape_keys()):
-            mark = self.shapes.shape_type[row].encode() + self.shapes.data[row].tobytes()
-            found.setdefault(key, []).append(mark)
+            found.setdefault(key, []).append(kinds[row].encode() + shapes[row].tobytes())
         return {key: tuple(marks) for key, marks in found.items()}
 
     def _set_axes(self, layer: Points | Shapes, rows: range, key: PlaneKey) -> None:
-        features = layer.features.iloc[: len(layer.data)].copy()
-        features.loc[list(rows), "axes"] = _axes_text(plane_axes(key))
-        layer.features = features
+        layer.features.loc[list(rows), "axes"] = _axes_text(plane_axes(key))
 
     def _next_sign(self, sign: str) -> None:
         self.points.feature_defaults = {"sign": sign, "axes": ""}
-        self.points.current_face_color = COLOURS[sign]
+        # Small marks are mostly border.
+        self.points.current_face_color = self.points.current_border_color = COLOURS[sign]
         self.points.current_symbol = SYMBOLS[sign]
 
     def _paint(self) -> None:
         signs = [str(sign) for sign in self.points.features["sign"]]
-        if signs:
-            self.points.face_color = [COLOURS[sign] for sign in signs]
-            self.points.symbol = [SYMBOLS[sign] for sign in signs]
+        if not signs:
+            return
+        symbols = [SYMBOLS[sign] for sign in signs]
+        if [str(symbol) for symbol in self.points.symbol] != symbols:
+            self.points.symbol = symbols
+        colours = transform_color([COLOURS[sign] for sign in signs])
+        if not np.array_equal(self.points.face_color, colours):
+            self.points.face_color = self.points.border_color = colours
 
     def _drop(self, stay: Collection[PlaneKey]) -> None:
         for layer, keys in ((self.points, self._point_keys()), (self.shapes, self._shape_keys())):
@@ -406,9 +413,8 @@ class PromptLayers:
         first = len(self.points.data)
         if len(prompts.points):
             self.points.add(self._image.plane_to_data(key, prompts.points))
-            features = self.points.features.copy()
-            features.loc[first:, "sign"] = np.where(prompts.labels, "positive", "negative")
-            self.points.features = features
+            signs = np.where(prompts.labels, "positive", "negative")
+            self.points.features.loc[first:, "sign"] = signs
             self._set_axes(self.points, range(first, len(self.points.data)), key)
             self.points.selected_data = set()
             self._paint()
