@@ -258,6 +258,28 @@ def test_a_project_is_saved_elsewhere_and_goes_on_there(
         assert not former.parent.exists()
 
 
+def test_a_session_only_in_memory_is_saved_with_all_its_steps(tmp_path: Path) -> None:
+    journal = Journal.without_file(IMAGE)
+    driver = recorded(journal)
+    assert not journal.has_file and not os.listdir(tmp_path)
+    journal.save_as(tmp_path, keep_former=False)
+    assert journal.has_file
+    driver.act("undo", 0)
+    driver.act("undo", 0)
+    journal.close(finished=True)
+    assert same_session(restore(tmp_path), driver)
+
+
+def test_what_a_full_disk_held_back_is_saved_elsewhere(journal: Journal, tmp_path: Path) -> None:
+    driver = recorded(journal)
+    journal._open.execute("PRAGMA query_only = ON")
+    with pytest.raises(OutputError, match="cannot be recorded"):
+        driver.act("paint", 5)
+    journal.save_as(tmp_path / "elsewhere", keep_former=True)
+    journal.close(finished=True)
+    assert same_session(restore(tmp_path / "elsewhere"), driver)
+
+
 def test_a_folder_holds_one_session(journal: Journal, tmp_path: Path) -> None:
     other = Journal.create(tmp_path / "other", IMAGE)
     with pytest.raises(OutputError, match="holds a session already"):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from napari_clipsam.errors import ClipSamError, JournalError
 
-__all__ = ["FILE_NAME", "FORMAT", "connect", "create", "decoding", "journal_file"]
+__all__ = ["FILE_NAME", "FORMAT", "connect", "create", "decoding", "fill", "journal_file"]
 
 FILE_NAME = "journal.sqlite"
 
@@ -52,15 +52,20 @@ def create(path: Path, image: str) -> None:
     """Make a journal of an image, given as a row's body; the file must not be there."""
     db = sqlite3.connect(path, isolation_level=None)
     try:
-        db.execute("BEGIN")
-        for statement in _SCHEMA.values():
-            db.execute(statement)
-        db.execute("INSERT INTO image (body) VALUES (?)", (image,))
-        db.execute(f"PRAGMA application_id = {_APPLICATION}")
-        db.execute(f"PRAGMA user_version = {FORMAT}")
-        db.execute("COMMIT")
+        fill(db, image)
     finally:
         db.close()
+
+
+def fill(db: sqlite3.Connection, image: str) -> None:
+    """Make the tables of an empty database; as for `create`."""
+    db.execute("BEGIN")
+    for statement in _SCHEMA.values():
+        db.execute(statement)
+    db.execute("INSERT INTO image (body) VALUES (?)", (image,))
+    db.execute(f"PRAGMA application_id = {_APPLICATION}")
+    db.execute(f"PRAGMA user_version = {FORMAT}")
+    db.execute("COMMIT")
 
 
 def connect(path: Path, to_write: bool = True) -> sqlite3.Connection:

@@ -208,6 +208,7 @@ class History:
         self.max_bytes = max_bytes
         self._done: list[_Step] = []
         self._undone: list[_Step] = []
+        self._bytes = 0  # of the steps done
 
     def __len__(self) -> int:
         return len(self._done)
@@ -241,7 +242,9 @@ class History:
             What `labels` raises; then nothing has changed.
         """
         written = self._write(change.patches, applied)
-        self._done.append(_Step(change.what, change.before, change.after, written))
+        step = _Step(change.what, change.before, change.after, written)
+        self._done.append(step)
+        self._bytes += step.size
         self._undone.clear()
         self.forget(self.max_bytes)
 
@@ -273,6 +276,7 @@ class History:
         in_order = written if way is applied else written[::-1]
         target.append(_Step(change.what, change.before, change.after, in_order))
         source.pop()
+        self._bytes = sum(step.size for step in self._done)
         return change
 
     def _write(self, patches: Sequence[LabelPatch], way: _Way) -> tuple[LabelPatch, ...]:
@@ -297,9 +301,8 @@ class History:
     def forget(self, max_bytes: int) -> None:
         """Forget the oldest steps until the rest takes at most so many bytes, now and later."""
         self.max_bytes = max_bytes
-        total = sum(step.size for step in self._done)
-        while total > max_bytes and len(self._done) > 1:
-            total -= self._done.pop(0).size
+        while self._bytes > max_bytes and len(self._done) > 1:
+            self._bytes -= self._done.pop(0).size
 
 
 class _Way(Protocol):
@@ -345,7 +348,10 @@ def _narrowed(patch: LabelPatch, written: NDArray[np.bool_]) -> LabelPatch:
 
 def _new_bytes(before: SessionState, after: SessionState) -> int:
     """Bytes of masks that only one of two states holds."""
-    old, new = ({*state.objects.values(), *state.draft} for state in (before, after))
+    old, new = set(before.draft), set(after.draft)
+    if before.objects is not after.objects:
+        old |= set(before.objects.values())
+        new |= set(after.objects.values())
     return sum(
         mask.mask.nbytes + (0 if mask.logits is None else mask.logits.nbytes)
         for mask in _masks(old - new) ^ _masks(new - old)

@@ -23,7 +23,7 @@ from napari_clipsam.inference.requests import ObjectMask
 from napari_clipsam.outputs import replacing
 from napari_clipsam.prompts import Prompts
 from napari_clipsam.session import records
-from napari_clipsam.session.database import connect, create, journal_file
+from napari_clipsam.session.database import FILE_NAME, connect, create, fill, journal_file
 from napari_clipsam.session.folders import JournalInfo, discard, new_file, unfinished
 from napari_clipsam.session.history import Change, LabelPatch
 from napari_clipsam.session.objects import PlaneKey, SessionObject
@@ -65,17 +65,21 @@ class Journal:
     ----------
     path : Path
         Of the file.
+    has_file : bool
+        Whether there is one; else all is in memory.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Use `create` or `reopen`."""
+    def __init__(self, path: Path, db: sqlite3.Connection) -> None:
+        """Use `create`, `without_file` or `reopen`."""
         self.path = path
-        self._db: sqlite3.Connection | None = connect(path)
+        self.has_file = True
+        self._db: sqlite3.Connection | None = db
         self._masks: MutableMapping[ObjectMask, int] = WeakKeyDictionary()
         self._prompts: MutableMapping[Prompts, int] = WeakKeyDictionary()
         self._objects: MutableMapping[SessionObject, int] = WeakKeyDictionary()
         self._next = dict.fromkeys(("mask", "prompts", "object", "step"), 1)
         self._layers: dict[str, LayerInfo] = {}
+        self._kept: tuple[Mapping[str, SessionObject], str] = ({}, "[]")
         self._pending: list[Statement] = []
 
     @classmethod
@@ -99,7 +103,21 @@ class Journal:
                 create(part, records.image_body(image))
             except sqlite3.Error as error:
                 raise _not_recorded(path, error) from error
-        return cls(path)
+        return cls(path, connect(path))
+
+    @classmethod
+    def without_file(cls, image: ImageInfo) -> Journal:
+        """Begin a session where no file can be written: a crash loses it, `save_as` does not.
+
+        Parameters
+        ----------
+        image : ImageInfo
+        """
+        db = sqlite3.connect(":memory:", isolation_level=None)
+        fill(db, records.image_body(image))
+        journal = cls(Path(FILE_NAME), db)
+        journal.has_file = False
+        return journal
 
     @classmethod
     def reopen(cls, path: str | Path, make: Make = in_memory) -> tuple[Journal, Restored]:
@@ -117,7 +135,8 @@ class Journal:
         JournalError
             As for `restore`.
         """
-        journal = cls(journal_file(path))
+        path = journal_file(path)
+        journal = cls(path, connect(path))
         try:
             restored = journal._read(make)
             journal._write([_finished(False)])
@@ -177,10 +196,13 @@ class Journal:
         for patch in change.patches:
             self._check(patch)
         after = change.after
-        statements = [*self._new_objects((*after.objects.values(), *after.draft))]
-        objects = records.ids_body([self._objects[one] for one in after.objects.values()])
-        draft = records.ids_body([self._objects[one] for one in after.draft])
-        statements += self._step("change", change.what, change.patches, objects, draft)
+        statements = [*self._new_objects(after.draft)]
+        # With many objects it would take long to look at each of them at every click.
+        if after.objects is not self._kept[0]:
+            statements += self._new_objects(after.objects.values())
+            self._kept = after.objects, self._numbers(after.objects.values())
+        draft = self._numbers(after.draft)
+        statements += self._step("change", change.what, change.patches, self._kept[1], draft)
         self._write(statements)
 
     def append_undo(self) -> None:
@@ -218,12 +240,12 @@ class Journal:
                     self._open.backup(copy)
             except sqlite3.Error as error:
                 raise _not_recorded(path, error) from error
-        former = self._open, self.path
-        self._db, self.path = connect(path), path
+        former, former_path = self._open, self.path if self.has_file else None
+        self._db, self.path, self.has_file = connect(path), path, True
         self._write([])
-        _release(former[0], finished=True)
-        if not keep_former:
-            discard(former[1])
+        _release(former, finished=True)
+        if former_path is not None and not keep_former:
+            discard(former_path)
 
     def close(self, finished: bool) -> None:
         """End the recording; the journal is one whole file then.
@@ -313,6 +335,9 @@ class Journal:
                     yield self._insert("prompts", self._prompts, asked, records.prompts_row(asked))
             body = records.object_body(one, self._prompts, self._masks)
             yield self._insert("object", self._objects, one, (body,))
+
+    def _numbers(self, objects: Iterable[SessionObject]) -> str:
+        return records.ids_body([self._objects[one] for one in objects])
 
     def _insert(
         self, table: str, known: MutableMapping[ValueT, int], value: ValueT, row: tuple[Any, ...]
