@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import csv
+import json
 from pathlib import Path
 
 import dask.array as da
 import numpy as np
 import pytest
+import tifffile
+import zarr
 from napari.components import ViewerModel
 from plugin.fakes import CORNERS, SIDE, FakeEngine, make_controller
 
@@ -549,6 +553,30 @@ def test_a_project_is_saved_and_opened_again(flat: SegmentController, tmp_path: 
     again.open_project(tmp_path / "nothing")
     assert again.state.hint is not None and again.state.hint.is_error
     assert len(again.state.objects) == 1
+
+
+@pytest.mark.parametrize("kind", ["tiff", "ome-zarr", "csv", "coco"])
+def test_what_was_kept_is_exported(flat: SegmentController, tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "out.tif"
+    flat.export(kind, path)
+    assert hint(flat) == "Nothing is kept yet. Keep an object first, then export."
+    flat.set_target("instances")
+    flat.find("nuclei")
+    flat.keep()
+    flat.viewer.layers["nuclei"].paint((35, 35), 2)
+    flat.export(kind, path)
+
+    assert flat.state.answer == "written: out.tif" and flat.state.busy is None
+    if kind == "tiff":
+        assert np.array_equal(tifffile.imread(path), labels(flat))
+    elif kind == "ome-zarr":
+        assert np.array_equal(zarr.open_group(path)["0"][:], labels(flat))
+    elif kind == "csv":
+        rows = list(csv.DictReader(path.read_text("utf-8").splitlines()))
+        assert [row["word"] for row in rows] == ["nuclei"] * 3
+        assert int(rows[1]["pixels"]) == (labels(flat) == 2).sum(), "paint counts"
+    else:
+        assert len(json.loads(path.read_text())["annotations"]) == 3
 
 
 def test_ten_docks_one_after_the_other_leave_one_listener(

@@ -15,6 +15,7 @@ from psygnal import Signal
 from napari_clipsam._plugin import choices, commands, drafts, keymap, wording
 from napari_clipsam._plugin.asking import Asking
 from napari_clipsam._plugin.engine import Engine, Loaded, Setup
+from napari_clipsam._plugin.exporting import export_work
 from napari_clipsam._plugin.focus import Focus
 from napari_clipsam._plugin.importing import avoid_llvm_clash
 from napari_clipsam._plugin.runner import Job, Runner, Urgency
@@ -422,7 +423,7 @@ class SegmentController:
         self.sync()
 
     def _export(self, kind: Literal["tiff", "ome-zarr", "csv", "coco"], path: Path) -> None:
-        work = self.keeper.export(kind, path, self.state.keep_into, self.focus.image)
+        work = export_work(self.keeper, kind, path, self.state.keep_into)
 
         def done() -> None:
             self.update(busy=self.stacks.progress, answer=f"written: {path.name}")

@@ -18,7 +18,7 @@ from napari_clipsam._plugin.settings import read_settings
 if TYPE_CHECKING:
     from napari.components import ViewerModel
 
-__all__ = ["controller_of"]
+__all__ = ["controller_of", "forget_all"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,15 @@ class _Belongings:
 _OF: WeakKeyDictionary[ViewerModel, _Belongings] = WeakKeyDictionary()
 
 
+@atexit.register
+def forget_all() -> None:
+    """End the sessions of all viewers, as napari's end does."""
+    for own in list(_OF.values()):
+        own.runner.close()
+        own.keeper.close()
+    _OF.clear()
+
+
 def controller_of(viewer: ViewerModel) -> SegmentController:
     """A controller for a dock of a viewer; the session goes on where the last dock left it."""
     viewer = unwrapped(viewer)
@@ -39,6 +48,5 @@ def controller_of(viewer: ViewerModel) -> SegmentController:
         folder = read_settings().folder or user_folder() / "sessions"
         _OF[viewer] = own = _Belongings(runner, Engine(runner.check), Keeper(viewer, folder))
         finalize(viewer, runner.close)
-        atexit.register(own.keeper.close)
     own = _OF[viewer]
     return SegmentController(viewer, own.runner, own.engine, own.keeper, read_settings)
