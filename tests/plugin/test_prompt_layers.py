@@ -14,7 +14,14 @@ from napari.components import ViewerModel
 from napari.utils.notifications import notification_manager
 
 from napari_clipsam._plugin.layers import LayerImage, open_layer
-from napari_clipsam._plugin.marks import box_corners, box_of, outline, points_along, polygon_mask
+from napari_clipsam._plugin.marks import (
+    box_around,
+    box_corners,
+    box_of,
+    outline,
+    points_along,
+    polygon_mask,
+)
 from napari_clipsam._plugin.preview import PreviewLayer, empty_labels
 from napari_clipsam._plugin.prompt_layers import COLOURS, PromptLayers
 from napari_clipsam.inference.requests import ObjectMask
@@ -200,7 +207,8 @@ def test_shapes_drawn_with_the_mouse_become_prompts_of_their_slice(
     inside = found.mask > 0
     assert inside[21:80, 21:80].all()
     assert inside.sum() == pytest.approx(60 * 60, rel=0.05)
-    assert len(found.points) == len(found.boxes) == 0
+    assert len(found.points) == 0
+    np.testing.assert_array_equal(found.boxes, [box_around(inside)])
 
     prompts.clear()
     prompts.tool("scribble")
@@ -253,7 +261,8 @@ def test_a_turned_rectangle_and_an_ellipse_enclose_an_area(viewer: ViewerModel) 
     show_at(0, 3)
     prompts.shapes.add(corners, shape_type="rectangle")
     found = prompts.prompts(key)
-    assert found is not None and found.mask is not None and len(found.boxes) == 0
+    assert found is not None and found.mask is not None
+    np.testing.assert_allclose(found.boxes, [(20, 20, 81, 81)], atol=1)
     assert (found.mask > 0).sum() == pytest.approx(1800, rel=0.05)
     prompts.clear()
     upright = np.array([(3, 20, 20), (3, 80, 20), (3, 80, 120), (3, 20, 120)])
@@ -285,7 +294,8 @@ def test_prompts_come_back_exactly_and_silently(viewer: ViewerModel) -> None:
     wanted = {
         (1, None, None): Prompts(points=rng.random((5, 2)) * 100, labels=[1, 0, 1, 1, 0]),
         (2, None, None): Prompts("nuclei", boxes=[(1.5, 2.25, 30, 40), (50, 60, 70, 80)]),
-        (4, None, None): Prompts(mask=blob, points=[(5, 6)]),
+        (4, None, None): Prompts(mask=blob, points=[(5, 6)], boxes=[box_around(blob)]),
+        (5, None, None): Prompts(mask=blob, boxes=[(10, 20, 70, 95)]),
         (None, 7, None): Prompts(points=[(3, 9)], boxes=[(0, 10, 5, 30)]),
         (6, None, None): Prompts("only a word"),
     }
@@ -300,6 +310,8 @@ def test_prompts_come_back_exactly_and_silently(viewer: ViewerModel) -> None:
             np.testing.assert_array_equal(getattr(found, name), getattr(asked, name))
         if asked.mask is not None:
             np.testing.assert_array_equal(found.mask, asked.mask)
+    assert prompts.shapes.shape_type.count("polygon") == 2
+    assert prompts.shapes.shape_type.count("rectangle") == 4, "a box of its own is drawn"
     before = prompts.shapes.data
     prompts.set(wanted)
     assert all(a is b for a, b in zip(prompts.shapes.data, before, strict=True)), "left alone"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from napari_clipsam._plugin import choices, drafts, wording
 from napari_clipsam._plugin.engine import Ask, Found, Loaded, Similar
 from napari_clipsam._plugin.runner import Job, Urgency
-from napari_clipsam._plugin.state import Hint
+from napari_clipsam._plugin.state import Hint, Progress
 from napari_clipsam.prompts import Prompts
 
 if TYPE_CHECKING:
@@ -116,6 +116,8 @@ class Asking:
     ) -> None:
         """Ask the model; a newer question takes the place of this one."""
         ask = Ask(self._to.focus.reader(), key, prompts, target, previous)
+        if self._to.stacks.progress is None:
+            self._to.update(busy=Progress(f"Looking for {prompts.text or 'the object'}"))
         then = partial(self._on_answer, ask, adds)
         self._to.runner.submit(
             Job(
@@ -124,7 +126,7 @@ class Asking:
                 urgency,
                 on_value=then,
                 on_error=self._to.on_error,
-                on_stop=partial(self._to.update, busy=None),
+                on_stop=lambda: self._to.update(busy=self._to.stacks.progress),
             )
         )
 

@@ -9,7 +9,15 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["box_corners", "box_of", "outline", "points_along", "polygon_mask", "ring_of"]
+__all__ = [
+    "box_around",
+    "box_corners",
+    "box_of",
+    "outline",
+    "points_along",
+    "polygon_mask",
+    "ring_of",
+]
 
 #: A scribble becomes at most so many points, no closer than so many pixels.
 _MOST_POINTS = 12
@@ -50,6 +58,15 @@ def box_corners(box: NDArray[np.float64]) -> NDArray[np.float64]:
     """A box prompt as the rectangle (4, 2) around its pixels."""
     y0, x0, y1, x1 = box - 0.5
     return np.array([(y0, x0), (y1, x0), (y1, x1), (y0, x1)])
+
+
+def box_around(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
+    """The tight half-open box (y0, x0, y1, x1) of a mask with at least one pixel.
+
+    An area needs it: SAM makes little of a mask prompt without a box or a point.
+    """
+    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    return int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1
 
 
 def points_along(path: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.float64]:
@@ -116,11 +133,10 @@ def outline(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
     """
     from skimage.measure import approximate_polygon, find_contours
 
-    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
-    corner = np.array([rows[0], columns[0]])
-    part = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    y0, x0, y1, x1 = box_around(mask)
+    part = mask[y0:y1, x0:x1]
     contours = find_contours(np.pad(part, 1).astype(np.uint8), 0.5)
     ring = max(contours, key=len)
     tolerance = max(0.5, max(part.shape) / 400)
     simple = approximate_polygon(ring, tolerance)
-    return (simple if len(simple) > 3 else ring)[:-1] + corner - 1
+    return (simple if len(simple) > 3 else ring)[:-1] + (y0 - 1, x0 - 1)

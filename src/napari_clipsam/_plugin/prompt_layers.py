@@ -15,6 +15,7 @@ from psygnal import Signal
 
 from napari_clipsam._plugin.layers import TRANSFORM, displayed_key, place_layer
 from napari_clipsam._plugin.marks import (
+    box_around,
     box_corners,
     box_of,
     outline,
@@ -107,7 +108,8 @@ class PromptLayers:
     def prompts(self, key: PlaneKey) -> Prompts | None:
         """What is asked for in one plane, without a word; None where nothing is.
 
-        A scribble becomes positive points along it, lassos and other areas one mask.
+        A scribble becomes positive points along it, lassos and other areas one mask, with a box
+        around it where none is drawn.
 
         Parameters
         ----------
@@ -122,7 +124,8 @@ class PromptLayers:
         at = [row for row, one in enumerate(self._point_keys()) if one == key]
         points = [self.points.data[at][:, (y_axis, x_axis)].reshape(-1, 2)]
         labels = [np.array([self.points.features["sign"].iloc[r] == "positive" for r in at], int)]
-        boxes, mask = [], np.zeros(shape if self._has_area(key) else (0, 0), bool)
+        boxes: list[tuple[float, float, float, float]] = []
+        mask = np.zeros(shape if self._has_area(key) else (0, 0), bool)
         for kind, vertices, exact in self._shapes_in(key):
             yx = vertices[:, (y_axis, x_axis)]
             box = box_of(yx, shape) if kind == "rectangle" else None
@@ -134,6 +137,8 @@ class PromptLayers:
                 boxes.append(box)
             else:
                 mask |= polygon_mask(ring_of(kind, yx), shape) if exact is None else exact
+        if mask.any() and not boxes:
+            boxes.append(box_around(mask))
         found = Prompts(
             points=np.concatenate(points),
             labels=np.concatenate(labels),
@@ -418,14 +423,18 @@ class PromptLayers:
             self._set_axes(self.points, range(first, len(self.points.data)), key)
             self.points.selected_data = set()
             self._paint()
-        first = len(self.shapes.data)
+        first, mask = len(self.shapes.data), None
+        if prompts.mask is not None and (prompts.mask > 0).any():
+            mask = prompts.mask > 0
         for box in prompts.boxes:
+            if mask is not None and tuple(box) == box_around(mask):
+                continue  # it comes with the area
             corners = self._image.plane_to_data(key, box_corners(box))
             self.shapes.add(corners, shape_type="rectangle")
-        if prompts.mask is not None and (prompts.mask > 0).any():
-            ring = self._image.plane_to_data(key, outline(prompts.mask > 0))
+        if mask is not None:
+            ring = self._image.plane_to_data(key, outline(mask))
             self.shapes.add(ring, shape_type="polygon")
-            self._exact[self.shapes.data[-1].tobytes()] = prompts.mask > 0
+            self._exact[self.shapes.data[-1].tobytes()] = mask
         self._set_axes(self.shapes, range(first, len(self.shapes.data)), key)
 
 

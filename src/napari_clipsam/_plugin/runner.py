@@ -19,6 +19,9 @@ from napari_clipsam.errors import ClipSamError, Stopped
 
 __all__ = ["Job", "Runner", "SyncRunner", "ThreadRunner", "Urgency"]
 
+# How long the end of the worker is waited for: loading a model has no checks. Seconds.
+_PATIENCE = 10.0
+
 
 class Urgency(IntEnum):
     """Which job goes first."""
@@ -192,13 +195,16 @@ class ThreadRunner:
         raise Stopped("Stopped.")
 
     def close(self) -> None:
-        """Drop all jobs and end; the thread ends by itself after its next check."""
+        """Drop all jobs and wait until the thread has ended, which it does at its next check."""
         with self._changed:
             self._closed = True
             for task in self._latest.values():
                 task.dropped = True
             self._waiting.clear()
             self._changed.notify()
+        # A worker that delivers into a window that is gone would take napari down with it.
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(_PATIENCE)
 
     def _loop(self) -> None:
         while True:
@@ -250,7 +256,8 @@ class ThreadRunner:
             if not task.dropped:
                 call()
 
-        self._deliver(still_wanted)
+        if not self._closed:
+            self._deliver(still_wanted)
 
 
 def _unexpected(error: Exception) -> ClipSamError:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary, finalize
 
+from qtpy.QtCore import QCoreApplication
+
 from napari_clipsam._folders import user_folder
 from napari_clipsam._plugin._qt.runner import QtRunner
 from napari_clipsam._plugin.commands import unwrapped
@@ -48,5 +50,8 @@ def controller_of(viewer: ViewerModel) -> SegmentController:
         folder = read_settings().folder or user_folder() / "sessions"
         _OF[viewer] = own = _Belongings(runner, Engine(runner.check), Keeper(viewer, folder))
         finalize(viewer, runner.close)
+        application = QCoreApplication.instance()
+        if application is not None:
+            application.aboutToQuit.connect(forget_all)
     own = _OF[viewer]
     return SegmentController(viewer, own.runner, own.engine, own.keeper, read_settings)
