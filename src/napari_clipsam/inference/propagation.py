@@ -26,7 +26,7 @@ from napari_clipsam.inference.requests import ObjectMask, PredictRequest
 from napari_clipsam.prompts import Prompts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Mapping, Sequence
 
     from napari_clipsam.inference.segmenter import Segmenter
     from napari_clipsam.planes import Plane
@@ -151,7 +151,11 @@ def propagate(
     run = _Run(segmenter, planes, spacing, settings, words or {})
     known = {key: _inside(seeds.get(key, {}), z_range) for key in {**seeds, **prompts}}
     asked = {
-        key: {z: p for z, p in _inside(of_one, z_range).items() if z not in known[key]}
+        key: {
+            z: one
+            for z, one in _inside(of_one, z_range).items()
+            if one.has_object and z not in known[key]
+        }
         for key, of_one in prompts.items()
     }
     if not any(known.values()) and not any(asked.values()):
@@ -186,15 +190,15 @@ class _Stretch:
     up: _Front | None = None
     down: _Front | None = None
 
-    def waiting(self) -> Iterator[tuple[int, _Front]]:
-        """Fronts with the slice each comes to next; a last common one belongs to one of them."""
+    def waiting(self) -> list[tuple[int, _Front]]:
+        """Fronts with the slice each comes to next; where they meet, the nearer one alone."""
         if self.low > self.high:
-            return
-        up = self.up is not None and self.up.alive
-        if self.up is not None and up:
-            yield self.low, self.up
-        if self.down is not None and self.down.alive and not (up and self.low == self.high):
-            yield self.high, self.down
+            return []
+        ends = ((self.low, self.up), (self.high, self.down))
+        alive = [(z, front) for z, front in ends if front is not None and front.alive]
+        if len(alive) == 2 and self.low == self.high:
+            return [min(alive, key=lambda end: end[1].steps)]
+        return alive
 
     def passed(self, front: _Front, found: ObjectMask | None) -> None:
         """Take the answer for the slice a front came to."""
@@ -211,7 +215,7 @@ class _Stretch:
     @property
     def left(self) -> int:
         """Slices that may still be looked at."""
-        return self.high - self.low + 1 if any(True for _ in self.waiting()) else 0
+        return self.high - self.low + 1 if self.waiting() else 0
 
 
 def _stretches(
