@@ -242,10 +242,10 @@ class Journal:
                 raise _not_recorded(path, error) from error
         former, former_path = self._open, self.path if self.has_file else None
         self._db, self.path, self.has_file = connect(path), path, True
-        self._write([])
         _release(former, finished=True)
         if former_path is not None and not keep_former:
             discard(former_path)
+        self._write([])
 
     def close(self, finished: bool) -> None:
         """End the recording; the journal is one whole file then.
