@@ -137,6 +137,14 @@ def test_spacing_counts_rotation_and_affine_and_knows_units() -> None:
     assert open_layer(layer_of(numbered(4, 5))[1]).unit == "pixel"
 
 
+def test_an_upright_layer_far_away_gives_its_numbers_to_the_last_digit() -> None:
+    _, layer = layer_of(numbered(3, 4, 5), scale=(2.1, 0.1, 0.3), translate=(1e7, -3e6, 0.7))
+    image = open_layer(layer)
+    assert image.transform()["scale"].tolist() == [2.1, 0.1, 0.3]
+    assert image.transform()["translate"].tolist() == [1e7, -3e6, 0.7]
+    assert image.spacing == (2.1, 0.1, 0.3)
+
+
 def test_slices_follow_the_units_of_the_viewer() -> None:
     viewer, layer = layer_of(numbered(9, 4, 5), scale=(2000, 500, 500), units=("nm",) * 3)
     viewer.add_image(numbered(9, 4, 5), scale=(2, 0.5, 0.5), units=("um",) * 3)

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import pint
 from napari.layers import Image
 
+from napari_clipsam._plugin.placement import (
+    matrix_of,
+    own_matrix,
+    parts_of,
+    unit_factor,
+    unit_factors,
+)
 from napari_clipsam._plugin.plane_reader import PlaneReader
 from napari_clipsam.errors import PlaneError
 from napari_clipsam.session.objects import PlaneKey, plane_axes
@@ -23,18 +29,14 @@ if TYPE_CHECKING:
     from napari_clipsam.planes import Plane
 
 __all__ = [
-    "TRANSFORM",
     "ChannelChoice",
     "LayerImage",
     "PlaneReader",
     "channel_choices",
     "displayed_key",
     "open_layer",
-    "place_layer",
 ]
 
-#: What says where a layer lies; also the names of the events when it changes.
-TRANSFORM = ("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels")
 _CHANNEL_NAMES = ("c", "ch", "channel", "channels")
 #: An unnamed axis of at most this length may hold channels.
 _MOST_CHANNELS = 5
@@ -129,7 +131,7 @@ def _is_alike(layer: Image, other: Layer) -> bool:
         and not other.rgb
         and not other.metadata.get("clipsam_role")
         and _full(other).shape == _full(layer).shape
-        and np.allclose(_matrix(other), _matrix(layer))
+        and np.allclose(matrix_of(other), matrix_of(layer))
     )
 
 
@@ -218,7 +220,7 @@ class LayerImage:
                 f"Axis {self.channel.axis} of {name} holds channels but is shown as rows or "
                 "columns. Roll the axes (Ctrl+E), or choose other channels."
             )
-        matrix = np.linalg.inv(_matrix(self.layer)[:ndim, :ndim])
+        matrix = np.linalg.inv(matrix_of(self.layer)[:ndim, :ndim])
         held = [axis for axis in range(ndim) if axis not in shown]
         largest = np.abs(matrix).max()
         if np.abs(matrix[np.ix_(held, shown)]).max(initial=0) > 1e-6 * largest:
@@ -226,7 +228,7 @@ class LayerImage:
                 f"{name} is turned or sheared out of the view, so that no slice of it is shown. "
                 "Roll the axes (Ctrl+E), or take its rotation away."
             )
-        point = np.array(dims.point[-ndim:], np.float64) * _unit_factors(dims, self.layer)
+        point = np.array(dims.point[-ndim:], np.float64) * unit_factors(dims, self.layer)
         data = np.round(self.layer.world_to_data(point)).astype(int)
         key = tuple(
             None if axis in shown else 0 if axis == self.channel.axis else int(data[axis])
@@ -294,10 +296,10 @@ class LayerImage:
             lies in it is shown with each channel.
         """
         layer, axes = self.layer, list(self._axes)
-        affine, own = layer.affine.affine_matrix, _own_matrix(layer)
+        affine, own = layer.affine.affine_matrix, own_matrix(layer)
         if self.channel.axis in axes:
             own[:, self.channel.axis] *= 2 * _full(layer).shape[self.channel.axis] + 1
-        scale, rotate, shear = _parts(own[np.ix_(axes, axes)])
+        scale, rotate, shear = parts_of(own[np.ix_(axes, axes)])
         return {
             "scale": scale,
             "translate": own[axes, -1],
@@ -311,9 +313,12 @@ class LayerImage:
     @property
     def spacing(self) -> tuple[float, ...]:
         """Distance of two pixels along each of the D axes, in `unit` where it is a length."""
-        lengths = np.linalg.norm(_matrix(self.layer)[:-1, :-1], axis=0)
+        matrix = self.layer.affine.affine_matrix @ own_matrix(self.layer)
+        lengths = np.linalg.norm(matrix[:-1, :-1], axis=0)
         units = self.layer.units
-        return tuple(float(lengths[axis]) * _factor(units[axis], units[-1]) for axis in self._axes)
+        return tuple(
+            float(lengths[axis]) * unit_factor(units[axis], units[-1]) for axis in self._axes
+        )
 
     @property
     def unit(self) -> str:
@@ -368,20 +373,6 @@ def displayed_key(viewer: ViewerModel, image: LayerImage) -> PlaneKey:
     return image.key_at(viewer.dims)
 
 
-def place_layer(layer: Layer, transform: Mapping[str, Any]) -> None:
-    """Move a layer to where a `LayerImage.transform` says.
-
-    Parameters
-    ----------
-    layer : Layer
-    transform : mapping of str to Any
-    """
-    # Each of these keeps what napari makes of the others; from an upright layer that is exact.
-    layer.rotate, layer.shear = np.eye(layer.ndim), np.zeros(layer.ndim * (layer.ndim - 1) // 2)
-    for name in ("scale", "shear", "rotate", "translate", "affine", "units", "axis_labels"):
-        setattr(layer, name, transform[name])
-
-
 def _full(layer: Layer) -> Any:
     """The layer's data at full resolution."""
     return layer.data[0] if getattr(layer, "multiscale", False) else layer.data
@@ -407,57 +398,7 @@ def _limits(
     return tuple(pairs) if channel.layers else (pairs[0],) * max(1, len(channel.channels))
 
 
-def _matrix(layer: Layer) -> NDArray[np.float64]:
-    """Data to world, homogeneous.
-
-    From napari's answers, not from its `scale` and `rotate`: these contradict each other where an
-    axis is turned around.
-    """
-    corner = np.array(layer.data_to_world(np.zeros(layer.ndim)))
-    matrix = np.eye(layer.ndim + 1)
-    matrix[:-1, -1] = corner
-    for axis, unit in enumerate(np.eye(layer.ndim)):
-        matrix[:-1, axis] = layer.data_to_world(unit) - corner
-    return matrix
-
-
-def _own_matrix(layer: Layer) -> NDArray[np.float64]:
-    """Data to world without the layer's `affine`, homogeneous."""
-    return np.linalg.solve(layer.affine.affine_matrix, _matrix(layer))
-
-
-def _parts(
-    matrix: NDArray[np.float64],
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Scale, rotation and shear (its upper triangle) of a matrix, as napari multiplies them."""
-    above = np.triu_indices(len(matrix), 1)
-    scale = np.diag(matrix)
-    if np.allclose(matrix, np.diag(scale), rtol=0, atol=1e-12 * np.abs(matrix).max()):
-        return scale.copy(), np.eye(len(matrix)), np.zeros(len(above[0]))
-    rotate, upper = np.linalg.qr(matrix)
-    signs = np.sign(np.diag(upper))
-    rotate, upper = rotate * signs, upper * signs[:, None]
-    scale = np.diag(upper).copy()
-    return scale, rotate, (upper / scale)[above]
-
-
 def _axis_name(layer: Layer, axis: int) -> str:
     """Its label, or its number where napari only made one up."""
     name = str(layer.axis_labels[axis])
     return str(axis) if name == str(axis - layer.ndim) else name
-
-
-def _factor(unit: pint.Unit, into: pint.Unit) -> float:
-    """How many of one unit are in another; 1 where they measure different things."""
-    registry = pint.get_application_registry()
-    (a, base), (b, other) = registry.get_base_units(unit), registry.get_base_units(into)
-    return float(a / b) if base == other else 1.0
-
-
-def _unit_factors(dims: Dims, layer: Layer) -> NDArray[np.float64]:
-    """Layer units in a unit of the viewer, along the axes of the layer."""
-    units = dims.units
-    if units is None or len(units) < layer.ndim:
-        return np.ones(layer.ndim)
-    pairs = zip(units[-layer.ndim :], layer.units, strict=True)
-    return np.array([_factor(unit, into) for unit, into in pairs])

@@ -139,4 +139,4 @@ def outline(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
     ring = max(contours, key=len)
     tolerance = max(0.5, max(part.shape) / 400)
     simple = approximate_polygon(ring, tolerance)
-    return (simple if len(simple) > 3 else ring)[:-1] + (y0 - 1, x0 - 1)
+    return (simple if len(simple) > 3 else ring)[:-1] + np.array([y0 - 1, x0 - 1])

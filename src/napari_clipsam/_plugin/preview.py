@@ -11,7 +11,7 @@ from napari.layers import Image, Labels
 from napari.utils.colormaps import DirectLabelColormap
 from napari.utils.transforms import Affine
 
-from napari_clipsam._plugin.layers import TRANSFORM, place_layer
+from napari_clipsam._plugin.placement import TRANSFORM, place_layer
 from napari_clipsam.session.objects import PlaneKey, plane_axes, slices_of
 
 if TYPE_CHECKING:

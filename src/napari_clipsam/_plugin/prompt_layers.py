@@ -13,7 +13,7 @@ from napari.utils.colormaps.standardize_color import transform_color
 from napari.utils.notifications import show_info
 from psygnal import Signal
 
-from napari_clipsam._plugin.layers import TRANSFORM, displayed_key, place_layer
+from napari_clipsam._plugin.layers import displayed_key
 from napari_clipsam._plugin.marks import (
     box_around,
     box_corners,
@@ -23,6 +23,7 @@ from napari_clipsam._plugin.marks import (
     polygon_mask,
     ring_of,
 )
+from napari_clipsam._plugin.placement import TRANSFORM, place_layer
 from napari_clipsam._plugin.preview import PreviewLayer
 from napari_clipsam.errors import PlaneError
 from napari_clipsam.prompts import Prompts
