@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
@@ -34,13 +34,13 @@ class LinkSettings:
         Least intersection over union of two masks right above each other; where an object leans
         they share less, the more the farther apart slices are.
     max_gap : int
-        In how many slices in a row an object may be missing.
+        In how many slices in a row an object may be missing and still be the same.
     lean : float
         How far an object may lean, in pixels for each pixel size between two slices.
     """
 
     min_overlap: float = 0.25
-    max_gap: int = 1
+    max_gap: int = 0
     lean: float = 1.0
 
     def __post_init__(self) -> None:
@@ -72,6 +72,14 @@ class StackStep:
     ids: tuple[int, ...]
 
 
+class _Seen(NamedTuple):
+    """Where an object was last: in which call, in which slice."""
+
+    turn: int
+    z: int
+    mask: ObjectMask
+
+
 class Linker:
     """Gives the masks of slice after slice ids that stay.
 
@@ -84,39 +92,49 @@ class Linker:
 
     def __init__(self, spacing: float = 1.0, settings: LinkSettings = LinkSettings()) -> None:
         self._spacing, self._settings = spacing, settings
-        self._seen: dict[int, tuple[int, ObjectMask]] = {}
-        self._count = 0
+        self._seen: dict[int, _Seen] = {}
+        self._turn = self._count = 0
 
     def link(self, z: int, objects: Sequence[ObjectMask]) -> tuple[int, ...]:
         """Ids of the objects of a slice.
 
-        Each is given the id of at most one earlier object, so that the sum of what they share is
-        the greatest; the rest get new ones.
+        Each is given the id of at most one object of the slice before, so that the sum of what they
+        share is the greatest; then of those that are missing for longer. The rest get new ones.
         """
-        reach = self._settings.max_gap + 1
-        near = {i: (at, one) for i, (at, one) in self._seen.items() if abs(z - at) <= reach}
-        former = list(near.items())
-        gains = np.zeros((len(objects), len(former)))
-        for row, column in _meeting(objects, [one for _, (_, one) in former]):
-            at, one = former[column][1]
-            gains[row, column] = self._gain(one, objects[row], abs(z - at))
         ids = [0] * len(objects)
-        for row, column in zip(*linear_sum_assignment(gains, maximize=True), strict=True):
-            if gains[row, column] > 0:
-                ids[row] = former[column][0]
+        self._turn += 1
+        for gap in range(self._settings.max_gap + 1):
+            rows = [row for row, found in enumerate(ids) if not found]
+            former = {i: one for i, one in self._seen.items() if one.turn == self._turn - 1 - gap}
+            pairs = self._pairs(z, [objects[row] for row in rows], list(former.values()))
+            for row, column in pairs:
+                ids[rows[row]] = list(former)[column]
         for row, one in enumerate(objects):
             if not ids[row]:
                 self._count += 1
                 ids[row] = self._count
-            near[ids[row]] = (z, one)
-        self._seen = near
+            self._seen[ids[row]] = _Seen(self._turn, z, one)
+        oldest = self._turn - self._settings.max_gap
+        self._seen = {i: one for i, one in self._seen.items() if one.turn >= oldest}
         return tuple(ids)
 
-    def _gain(self, former: ObjectMask, now: ObjectMask, slices: int) -> float:
+    def _pairs(
+        self, z: int, objects: Sequence[ObjectMask], former: Sequence[_Seen]
+    ) -> Iterator[tuple[int, int]]:
+        """Which objects go on which former ones."""
+        gains = np.zeros((len(objects), len(former)))
+        for row, column in _meeting(objects, [one.mask for one in former]):
+            gains[row, column] = self._gain(former[column], z, objects[row])
+        for row, column in zip(*linear_sum_assignment(gains, maximize=True), strict=True):
+            if gains[row, column] > 0:
+                yield int(row), int(column)
+
+    def _gain(self, former: _Seen, z: int, now: ObjectMask) -> float:
         """What two masks share; 0 where it is too little for one object."""
-        shared = overlap(former, now)
-        lean = self._settings.lean * self._spacing * slices
-        least = self._settings.min_overlap * overlap_of_leaning(min(former.area, now.area), lean)
+        shared = overlap(former.mask, now)
+        lean = self._settings.lean * self._spacing * abs(z - former.z)
+        area = min(former.mask.area, now.area)
+        least = self._settings.min_overlap * overlap_of_leaning(area, lean)
         return shared if shared > 0 and shared >= least else 0.0
 
 
