@@ -28,9 +28,10 @@ demo:
 	@tools/setup.sh
 	.venv/bin/napari-clipsam demo $(ARGS)
 
-# More threads than two cores have only wait for each other in tests with tiny networks.
+# Most networks of the tests are tiny, and where other programs want the same cores a second thread
+# makes every step wait for both.
 # Options alone do not say where the tests are; pytest needs the folder to know our own options.
-test: export OMP_NUM_THREADS ?= 2
+test: export OMP_NUM_THREADS ?= 1
 test:
 	@tools/setup.sh --needs-display
 	$(VIRTUAL_DISPLAY) .venv/bin/python -m pytest $(if $(filter tests%,$(ARGS)),,tests) $(ARGS)

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).resolve().parents[1]
 
-torch.set_num_threads(min(int(os.environ.get("OMP_NUM_THREADS", "2")), os.cpu_count() or 1))
+torch.set_num_threads(min(int(os.environ.get("OMP_NUM_THREADS", "1")), os.cpu_count() or 1))
 # How long an example takes says more about the machine's other work than about the code. The suite
 # draws the same examples every time; `--hypothesis-profile search` looks for new ones.
 settings.register_profile("search", deadline=None, suppress_health_check=[HealthCheck.too_slow])
