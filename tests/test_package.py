@@ -213,6 +213,7 @@ def test_the_stack_comes_with_true_labels_at_its_own_scale() -> None:
     (image, image_meta, _), (labels, labels_meta, _) = nuclei_stack()
     assert image.shape == labels.shape
     assert image_meta["scale"] == labels_meta["scale"] == (2.0, 0.5, 0.5)
+    assert image_meta["axis_labels"] == labels_meta["axis_labels"] == ("z", "y", "x")
     assert image[labels > 0].mean() > 4 * image[labels == 0].mean()
     assert labels.max() > 50
     for value, window in enumerate(ndimage.find_objects(labels), start=1):

@@ -109,7 +109,8 @@ class Focus:
         PlaneError
             There is no image, or no plane of it is shown; says what to do.
         """
-        if self.image is None:
+        # When napari tells that the last layer was removed, its sliders are already those of none.
+        if self.image is None or not self.is_there:
             raise PlaneError("There is no image to look at. Open one, or try a sample.")
         return displayed_key(self.viewer, self.image)
 

@@ -75,7 +75,7 @@ class PromptLayers:
         # Outlines of masks that were set, by the bytes of their vertices: as long as nobody moves
         # one, it stands for exactly that mask.
         self._exact: dict[bytes, NDArray[np.bool_]] = {}
-        size = max(1.0, max(image.shape) / 60)
+        size = max(1.0, max(image.shape) / 40)
         common: dict[str, Any] = {"ndim": image.ndim, **image.transform()}
         self.points = Points(
             name=f"{image.layer.name} clicks",
@@ -83,7 +83,8 @@ class PromptLayers:
             features={"sign": np.zeros(0, object), "axes": np.zeros(0, object)},
             feature_defaults={"sign": "positive", "axes": ""},
             size=size,
-            canvas_size_limits=(12, 16),
+            # From 0: in a slice without points napari draws one of size 0.
+            canvas_size_limits=(0, 16),
             projection_mode="none",
             **common,
         )
@@ -94,12 +95,12 @@ class PromptLayers:
             feature_defaults={"axes": ""},
             edge_color=_SHAPE_COLOUR,
             face_color="transparent",
-            edge_width=size / 5,
+            edge_width=size / 8,
             **common,
         )
         self.shapes.current_edge_color = _SHAPE_COLOUR
         self.shapes.current_face_color = "transparent"
-        self.shapes.current_edge_width = size / 5
+        self.shapes.current_edge_width = size / 8
         self._rows = {self.points: 0, self.shapes: 0}
         self._known: dict[PlaneKey, tuple[bytes, ...]] = {}
         self._add_layers()

@@ -179,4 +179,10 @@ def _smooth_field(
 
 
 def _metadata(name: str, spacing_um: tuple[float, ...]) -> dict[str, Any]:
-    return {"name": name, "scale": spacing_um, "units": ("um",) * len(spacing_um)}
+    axes = ("z", "y", "x")[-len(spacing_um) :]
+    return {
+        "name": name,
+        "scale": spacing_um,
+        "units": ("um",) * len(spacing_um),
+        "axis_labels": axes,
+    }
