@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from napari_clipsam.inference.propagation import PropagationStep
 from napari_clipsam.inference.requests import ObjectMask, Prediction
 from napari_clipsam.inference.stacks import StackStep
 from napari_clipsam.prompts import Prompts
+from napari_clipsam.session.objects import SessionObject
 
 SIDE = 8
 #: Where "every one" finds objects.
@@ -95,6 +96,14 @@ class FakeEngine(Engine):
                 found = ObjectMask(seed.box, seed.mask, 0.9 - 0.1 * abs(z - min(known)))
                 self.on_step()
                 yield PropagationStep(key, z, found, 0.9, "", 1, len(zs))
+
+    def replay(
+        self, setup: Setup, read: Any, recipes: Any, spacing: Any
+    ) -> Iterator[Loaded | SessionObject]:
+        yield from self.load(setup)
+        for recipe in recipes:
+            found = {plane: square(1, 1, score=spacing(0) / 10) for plane in recipe.planes}
+            yield replace(recipe.one, label=0, labels=None, masks=found, adapter=setup.adapter)
 
 
 def _answer(ask: Ask, shape: tuple[int, int]) -> dict[str, Any]:

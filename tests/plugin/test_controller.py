@@ -14,9 +14,10 @@ import zarr
 from napari.components import ViewerModel
 from plugin.fakes import CORNERS, SIDE, FakeEngine, make_controller
 
-from napari_clipsam._plugin import commands
+from napari_clipsam._plugin import commands, recorder
 from napari_clipsam._plugin.controller import SegmentController
-from napari_clipsam.errors import ClipSamError, OutOfMemory, WeightsError
+from napari_clipsam.errors import ClipSamError, OutOfMemory, OutputError, WeightsError
+from napari_clipsam.session.journal import Journal, restore
 
 HERE = (None, None)
 
@@ -462,6 +463,12 @@ def test_an_image_that_goes_away_takes_its_layers_along(flat: SegmentController)
     assert flat.state.can_keep
 
 
+def test_a_stack_that_was_the_only_layer_goes_away(deep: SegmentController) -> None:
+    deep.viewer.layers.remove("cells")
+    assert deep.state.image == "" and deep.state.z_extent == 0
+    assert hint(deep) == "Open an image, or try a sample."
+
+
 def test_another_image_waits_until_the_preview_is_kept(flat: SegmentController) -> None:
     flat.viewer.add_image(np.zeros((20, 20)), name="other")
     click(flat, 20, 20)
@@ -553,6 +560,75 @@ def test_a_project_is_saved_and_opened_again(flat: SegmentController, tmp_path: 
     again.open_project(tmp_path / "nothing")
     assert again.state.hint is not None and again.state.hint.is_error
     assert len(again.state.objects) == 1
+
+
+def test_kept_objects_are_made_again_with_another_adapter(deep: SegmentController) -> None:
+    deep.replay()
+    assert hint(deep) == "Nothing of this image is kept yet. Keep an object first."
+    click(deep, 3, 20, 20)
+    deep.keep()
+    kept = labels(deep, "objects").copy()
+    deep.set_adapter("none")
+    deep.replay()
+    (one,) = deep.keeper.state.draft
+    assert (one.adapter, set(one.masks)) == ("none", {(3, None, None)})
+    deep.keep()
+    assert np.array_equal(labels(deep, "objects"), kept), "what was kept stays as it was"
+    assert labels(deep, "objects [1]")[3, 1:9, 1:9].all()
+
+
+def test_a_session_about_another_image_is_refused(flat: SegmentController, tmp_path: Path) -> None:
+    flat.find("nuclei")
+    flat.keep()
+    flat.save_project(tmp_path / "project")
+    flat.keeper.close()
+    again = make_controller(ViewerModel(), tmp_path / "elsewhere")
+    again.viewer.add_image(np.zeros((30, 30)), name="small")
+    again.open_project(tmp_path / "project")
+    assert "40 x 50 pixels" in hint(again) and again.state.objects == ()
+
+
+def test_work_goes_on_where_no_session_can_be_written(
+    flat: SegmentController, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OutputError("The folder may not be written to. Choose another.")
+
+    monkeypatch.setattr(Journal, "create", refuse)
+    flat.set_target("instances")
+    flat.find("nuclei")
+    assert "may not be written to" in hint(flat)
+    flat.keep()
+    flat.undo()
+    flat.redo()
+    assert labels(flat).any()
+    monkeypatch.undo()
+    flat.save_project(tmp_path / "project")
+    flat.keeper.close()
+    assert len(restore(tmp_path / "project").state.objects) == 3
+
+
+def test_a_crash_in_a_project_folder_is_noticed(flat: SegmentController, tmp_path: Path) -> None:
+    flat.save_project(tmp_path / "far" / "project")
+    flat.find("nuclei")
+    journal = flat.keeper.recorder._journal
+    assert journal is not None
+    journal._close()
+    again = make_controller(ViewerModel(), tmp_path)
+    assert hint(again).startswith("The last session was cut off (cells")
+
+
+def test_old_sessions_are_pruned(
+    viewer: ViewerModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder, "_SESSIONS", 2)
+    viewer.add_image(np.zeros((20, 20)), name="cells")
+    for _ in range(4):
+        controller = make_controller(viewer, tmp_path)
+        controller.find("nuclei")
+        controller.keeper.close()
+        controller.close()
+    assert len(list(tmp_path.glob("*/journal.sqlite"))) == 2
 
 
 @pytest.mark.parametrize("kind", ["tiff", "ome-zarr", "csv", "coco"])

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from napari_clipsam._plugin import choices, drafts, wording
 from napari_clipsam._plugin.engine import Ask, Found, Loaded, Similar
+from napari_clipsam._plugin.marks import box_around
 from napari_clipsam._plugin.runner import Job, Urgency
 from napari_clipsam._plugin.state import Hint, Progress
 from napari_clipsam.prompts import Prompts
@@ -101,9 +102,8 @@ class Asking:
         key = self._to.focus.key()
         mask = choices.label_mask(self._to.viewer, self._to.focus, key)
         self._to.update(target="object")
-        self._submit(
-            Urgency.CLICK, key, Prompts(self._to.state.word or None, mask=mask), "object", None
-        )
+        self._to.focus.set_prompts(key, Prompts(mask=mask, boxes=[box_around(mask)]))
+        self._ask_object(key, self._to.focus.prompts(key, self._to.state.word or None))
 
     def _submit(
         self,
@@ -155,7 +155,6 @@ class Asking:
             note = ""
         else:
             self._to.focus.hide_similarity()
-        self._to.do(f"{what} {prompts.text or ''}".strip(), draft)
         self._to.update(
             answer=wording.answer_line(
                 prompts.text, answer, value.seconds, self._to.focus.where(key), note
@@ -163,6 +162,7 @@ class Asking:
             hint=wording.no_match(prompts.text or "", answer) if missing else None,
             busy=self._to.stacks.progress,
         )
+        self._to.do(f"{what} {prompts.text or ''}".strip(), draft)
         self._to.stacks.seen(key, sum(answer.seconds.values()) or value.seconds)
         self.prepare(key)
 

@@ -152,6 +152,7 @@ class SegmentController:
             return
         self.runner.stop("answer")
         image, into = self.focus.image, self.state.keep_into
+        self.update(hint=None)
         self.guarded(lambda: self._kept(self.keeper.keep(image, draft, into, self.state.overwrite)))
 
     def clear(self) -> None:
@@ -248,6 +249,10 @@ class SegmentController:
         """Go on with a session that was saved."""
         self.guarded(lambda: self.keeper.open_project(folder))
         self.sync()
+
+    def replay(self) -> None:
+        """Make the kept objects again with the chosen model, as a preview."""
+        self.guarded(self.stacks.replay)
 
     def export(self, kind: Literal["tiff", "ome-zarr", "csv", "coco"], path: Path) -> None:
         """Write labels or the table of objects to a file, off the main thread."""
@@ -391,7 +396,7 @@ class SegmentController:
         self.focus.hide_similarity()
         self.sync()
         into = self.state.keep_into or self.keeper.layer_for(self.state.word)
-        self.update(answer=message, hint=None, keep_into=into)
+        self.update(answer=message, keep_into=into)
 
     def _open(self, key: str) -> None:
         one = self.keeper.state.objects.get(key)

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from napari_clipsam.inference.stacks import StackStep
     from napari_clipsam.planes import Plane
     from napari_clipsam.prompts import Prompts
-    from napari_clipsam.session.objects import PlaneKey
+    from napari_clipsam.session.objects import PlaneKey, SessionObject
+    from napari_clipsam.session.restoring import Recipe
 
 __all__ = ["Ask", "Engine", "Found", "Loaded", "Setup", "Similar"]
 
@@ -180,6 +181,19 @@ class Engine:
         yield from propagate(
             self._ready, planes, seeds, prompts, z_range, spacing=spacing, words=words
         )
+
+    def replay(
+        self,
+        setup: Setup,
+        read: Callable[[PlaneKey], Plane],
+        recipes: tuple[Recipe, ...],
+        spacing: Callable[[int], float],
+    ) -> Iterator[Loaded | SessionObject]:
+        """Make objects again, from their prompts."""
+        from napari_clipsam.session.replay import replay
+
+        yield from self.load(setup)
+        yield from replay(recipes, self._ready, read, setup.model, setup.adapter, spacing)
 
     @property
     def _ready(self) -> Segmenter:

@@ -233,6 +233,13 @@ class Focus:
         elif self._prompts is not None:
             self._prompts.clear()
 
+    def set_prompts(self, key: PlaneKey, prompts: Prompts) -> None:
+        """Let these be the prompts of one plane."""
+        layers = self._need_prompts()
+        former = {other: layers.prompts(other) for other in layers.keys()}  # noqa: SIM118
+        others = {other: asked for other, asked in former.items() if asked is not None}
+        layers.set({**others, key: prompts})
+
     def forget_prompts(self) -> None:
         """Take away all clicks, boxes and marks."""
         if self._prompts is not None:

@@ -166,10 +166,11 @@ class Keeper:
         Raises
         ------
         JournalError
-            There is none, it is damaged, or another program works on it; nothing has changed then.
+            There is none, it is damaged, about an image of another shape, or another program works
+            on it; nothing has changed then.
         """
         self._edits.look()
-        restored = self.recorder.reopen(path)
+        restored = self.recorder.reopen(path, None if self.image is None else self.image.shape)
         self._edits.close()
         self.state, self._history = restored.state, restored.history
         for name, info in restored.layers.items():

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import time
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import numpy as np
 
 from napari_clipsam._plugin import wording
-from napari_clipsam.errors import ClipSamError
+from napari_clipsam._plugin.preview import empty_labels
+from napari_clipsam.errors import ClipSamError, OutputError
+from napari_clipsam.outputs import replacing
+from napari_clipsam.session.database import FILE_NAME
 from napari_clipsam.session.journal import ImageInfo, Journal, JournalInfo, discard, unfinished
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from pathlib import Path
 
     from napari.layers import Labels
 
@@ -25,6 +30,10 @@ if TYPE_CHECKING:
     from napari_clipsam.session.objects import PlaneKey
 
 __all__ = ["Recorder"]
+
+# Sessions and projects that are remembered.
+_SESSIONS = 30
+_PROJECTS = "projects.json"
 
 _Kind = tuple[tuple[int, ...], np.dtype]
 
@@ -98,7 +107,9 @@ class Recorder:
     def lost(self) -> str:
         """The session that a crash cut off last, in words; "" for none."""
         if self._lost is None:
-            self._lost = unfinished(self.folder)
+            folders = [self.folder, *self._projects()]
+            found = [info for folder in folders for info in unfinished(folder)]
+            self._lost = sorted(found, key=lambda info: -info.changed)
         if not self._lost:
             return ""
         last = self._lost[0]
@@ -128,17 +139,35 @@ class Recorder:
         else:
             ours = self._journal.path.is_relative_to(self.folder)
             self._journal.save_as(folder, keep_former=not ours)
+        self._remember(folder)
 
-    def reopen(self, path: Path) -> Restored:
+    def reopen(self, path: Path, shape: tuple[int, ...] | None) -> Restored:
         """End this session and go on with a recorded one.
+
+        Parameters
+        ----------
+        path : Path
+            Of its folder or file.
+        shape : tuple of int, optional
+            Of the image that is open.
 
         Raises
         ------
         JournalError
-            There is none, it is damaged, or another program works on it; nothing has changed then.
+            There is none, it is damaged, about an image of another shape, or another program works
+            on it; nothing has changed then.
         """
-        journal, restored = Journal.reopen(path)
+        was_lost = bool(unfinished(path if path.is_dir() else path.parent))
+        journal, restored = Journal.reopen(path, lambda info: empty_labels(info.shape, info.dtype))
+        try:
+            if shape is not None:
+                restored.images[-1].check(shape)
+        except ClipSamError:
+            journal.close(finished=not was_lost)
+            raise
         self.close()
+        if not journal.path.is_relative_to(self.folder):
+            self._remember(journal.path.parent)
         self._journal, self._image = journal, restored.images[-1]
         for name, info in restored.layers.items():
             self._layers[name] = (info.shape, info.dtype), set(restored.touched[name])
@@ -156,8 +185,43 @@ class Recorder:
     def _recording(self) -> Journal:
         if self._journal is None:
             name = f"{time.strftime('%Y-%m-%d-%H%M%S')}-{uuid4().hex[:6]}"
-            self._journal = Journal.create(self.folder / name, self._info)
+            try:
+                self._journal = Journal.create(self.folder / name, self._info)
+                self._prune()
+            except OutputError as error:
+                self._journal = Journal.without_file(self._info)
+                self.trouble(error)
         return self._journal
+
+    def _prune(self) -> None:
+        """Delete the oldest sessions that ended as they should."""
+        kept = {info.path for info in self._lost or ()}
+        ended = [path for path in self.folder.glob(f"*/{FILE_NAME}") if path not in kept]
+        ended.sort(key=lambda path: path.parent.name)
+        for path in ended[:-_SESSIONS]:
+            with suppress(ClipSamError):
+                discard(path)
+
+    def _projects(self) -> list[Path]:
+        """Folders that sessions were saved in."""
+        try:
+            names = json.loads((self.folder / _PROJECTS).read_text("utf-8"))
+            return [Path(name) for name in names if isinstance(name, str)]
+        except (OSError, ValueError, TypeError):
+            return []
+
+    def _remember(self, folder: Path) -> None:
+        """Look here too for a session that a crash cuts off."""
+        names = [str(folder.absolute()), *(str(path) for path in self._projects())]
+        latest = list(dict.fromkeys(names))[:_SESSIONS]
+
+        def write() -> None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with replacing(self.folder / _PROJECTS, overwrite=True) as part:
+                part.write_text(json.dumps(latest), "utf-8")
+
+        with suppress(OSError):
+            self._guarded(write)
 
     @property
     def _info(self) -> ImageInfo:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -17,6 +18,7 @@ from napari_clipsam._plugin.engine import Loaded
 from napari_clipsam._plugin.runner import Job, Urgency
 from napari_clipsam._plugin.state import Hint, Progress
 from napari_clipsam.prompts import Prompts
+from napari_clipsam.session.restoring import Recipe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from napari_clipsam.inference.requests import ObjectMask
     from napari_clipsam.inference.stacks import StackStep
     from napari_clipsam.planes import Plane
-    from napari_clipsam.session.objects import PlaneKey
+    from napari_clipsam.session.objects import PlaneKey, SessionObject
 
 __all__ = ["StackJobs"]
 
@@ -90,7 +92,7 @@ class StackJobs:
             to.focus.slice_distance(axis),
         )
         take = partial(self._take_slice, at, word)
-        self._start(f"find {word} in the stack", last - first + 1, work, take)
+        self._start(f"find {word} in the stack", last - first + 1, work, take, _slice)
 
     def propagate(self) -> None:
         """Follow every object of the preview from the slices that it was shown in."""
@@ -119,7 +121,26 @@ class StackJobs:
         )
         self._corrected.clear()
         steps = (z_range[1] - z_range[0] + 1) * len(seeds)
-        self._start("follow objects", steps, work, partial(self._take_follower, at, seeds))
+        take_follower = partial(self._take_follower, at, seeds)
+        self._start("follow objects", steps, work, take_follower, _slice)
+
+    def replay(self) -> None:
+        """Make the kept objects of the image again with the model that is chosen now.
+
+        They come as a preview of their own, so that nothing that was kept changes.
+        """
+        to = self._to
+        kept = [one for one in to.keeper.state.objects.values() if one.image == to.focus.name]
+        if not kept:
+            to.update(hint=Hint("Nothing of this image is kept yet. Keep an object first."))
+            return
+        axes = range(len(to.focus.key()))
+        distances = tuple(to.focus.slice_distance(axis) for axis in axes)
+        recipes = tuple(Recipe(replace(one, masks={}), tuple(one.masks)) for one in kept)
+        read = to.focus.reader()
+        work = partial(to.engine.replay, to.setup, read, recipes, distances.__getitem__)
+        to.set_keep_into("")
+        self._start("run again", len(kept), work, _take_again, _object)
 
     def _start(
         self,
@@ -127,19 +148,20 @@ class StackJobs:
         total: int,
         work: Callable[[], Iterator[Any]],
         take: Callable[[Any], Callable[[Draft], Draft]],
+        name: Callable[[Any], str],
     ) -> None:
         to, started, self._steps = self._to, time.perf_counter(), []
         self._names.clear()
         self._base = None
 
-        def on_value(value: Loaded | StackStep | PropagationStep) -> None:
+        def on_value(value: Any) -> None:
             if isinstance(value, Loaded):
                 to.on_loaded(value)
                 return
             self._steps.append(take(value))
             done = len(self._steps)
             left = (time.perf_counter() - started) / done * max(0, total - done)
-            text = f"slice {value.z}, {wording.duration(left)} left"
+            text = f"{name(value)}, {wording.duration(left)} left"
             self.progress = Progress(text, min(done, total), total)
             to.focus.show(self._applied())
             to.update(busy=self.progress)
@@ -225,6 +247,20 @@ class StackJobs:
         first = max([z_range[0], *below[-1:]])
         last = min([z_range[1], *above[:1]])
         return first, last
+
+
+def _slice(step: StackStep | PropagationStep) -> str:
+    return f"slice {step.z}"
+
+
+def _object(one: SessionObject) -> str:
+    return one.word or "object"
+
+
+def _take_again(one: SessionObject) -> Callable[[Draft], Draft]:
+    """An object made again joins the preview as a new one."""
+    fresh = replace(one, key=uuid4().hex)
+    return lambda draft: (*draft, fresh) if fresh.masks else draft
 
 
 def _with_concept(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from qtpy.QtCore import Qt
+from qtpy.QtGui import QAction  # type: ignore[attr-defined]
 from qtpy.QtWidgets import (
     QButtonGroup,
     QCheckBox,
@@ -318,6 +319,9 @@ class FileSection(QWidget):
         menu = QMenu(self.project)
         menu.addAction("Save project...", self._save)
         menu.addAction("Open project...", self._open)
+        self._again = QAction("Run again with this model", menu)
+        self._again.triggered.connect(lambda: ask(controls.replay))
+        menu.addAction(self._again)
         self.project.setMenu(menu)
         self.export = button("Export", "Write labels, or the table of objects, to a file")
         menu = QMenu(self.export)
@@ -331,8 +335,9 @@ class FileSection(QWidget):
         row.addWidget(self.export)
 
     def show_state(self, state: DockState) -> None:
-        """There is something to export once there are objects."""
+        """There is something to export or to run again once there are objects."""
         self.export.setEnabled(bool(state.objects))
+        self._again.setEnabled(bool(state.objects) and state.busy is None)
 
     def _save(self) -> None:
         if folder := QFileDialog.getExistingDirectory(self, "Folder to save the project in"):
