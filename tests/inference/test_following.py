@@ -13,6 +13,7 @@ from napari_clipsam.errors import ConfigError
 from napari_clipsam.inference.following import (
     check_spacing,
     contrast_of,
+    meant,
     next_prompts,
     overlap,
     overlap_of_leaning,
@@ -21,6 +22,7 @@ from napari_clipsam.inference.following import (
 from napari_clipsam.inference.masks import cut_to_box
 from napari_clipsam.inference.requests import ObjectMask
 from napari_clipsam.planes import Plane
+from napari_clipsam.prompts import Prompts
 
 SHAPE = (24, 30)
 
@@ -57,6 +59,27 @@ def test_parts_are_kept_if_they_share_pixels_with_the_last_mask(
         if (before & (parts == part)).any():
             wanted |= parts == part
     np.testing.assert_array_equal(kept, wanted if wanted.any() else now)
+
+
+def test_a_seed_is_what_was_clicked() -> None:
+    large, small, speck = (disc(SHAPE, 12, x, r) for x, r in ((8, 6), (20, 4), (27, 1)))
+    seed = mask_of(large | small | speck)
+
+    def clicked(*points: tuple[float, float], labels: list[int] | None = None) -> np.ndarray:
+        return whole(meant(seed, Prompts(points=points, labels=labels)))
+
+    np.testing.assert_array_equal(clicked((12.4, 19.7)), small)
+    np.testing.assert_array_equal(clicked((12, 20), (12, 27)), small | speck)
+    for one in (
+        whole(meant(seed, None)),
+        clicked((12, 27), labels=[0]),
+        # Beside all parts, and outside the box.
+        clicked((12, 15)),
+        clicked((0, 0)),
+    ):
+        np.testing.assert_array_equal(one, large | small)
+    whole_one = mask_of(large)
+    assert meant(whole_one, None) is whole_one
 
 
 @given(blobs, st.floats(0, 10))

@@ -242,6 +242,15 @@ def test_specks_apart_from_the_object_are_left_out() -> None:
     assert all(s.found.box == start[0] for s in steps if s.found is not None)
 
 
+def test_a_speck_of_the_seed_is_not_followed() -> None:
+    labels = column(range(20))
+    labels[:, 2:4, 40:44] = 1
+    steps = follow(FakeSegmenter(labels), {"a": {5: seed(labels, 5)}})
+
+    assert len(found(steps)) == 19
+    assert all(s.found.box == (14, 14, 27, 27) for s in steps if s.found is not None)
+
+
 def test_an_object_may_lean_the_more_the_farther_apart_slices_are() -> None:
     labels = np.zeros((6, *SHAPE), np.uint8)
     for z in range(6):

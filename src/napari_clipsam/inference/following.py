@@ -23,6 +23,7 @@ __all__ = [
     "Contrast",
     "check_spacing",
     "contrast_of",
+    "meant",
     "next_prompts",
     "overlap",
     "overlap_of_leaning",
@@ -32,6 +33,8 @@ __all__ = [
 _CONNECTED = np.ones((3, 3))
 # Pixels left out around a mask, whose edge is blurred, and those beyond that count as around it.
 _GAP, _RING = 1, 3
+# Share of the largest part below which one is a speck.
+_SPECK = 0.25
 # Least contrast, in standard deviations of the pixels, that is more than chance.
 _TELLING = 0.5
 
@@ -96,11 +99,30 @@ def touching(found: ObjectMask, last: ObjectMask) -> ObjectMask:
         return found
     y, x = (max(b - a, 0) for a, b in zip(found.box[:2], last.box[:2], strict=True))
     both = found.inside(last.box) & last.inside(found.box)
-    kept = np.unique(parts[y : y + both.shape[0], x : x + both.shape[1]][both])
-    if not 0 < len(kept) < count:
+    return _only(found, parts, np.unique(parts[y : y + both.shape[0], x : x + both.shape[1]][both]))
+
+
+def meant(found: ObjectMask, prompts: Prompts | None) -> ObjectMask:
+    """The parts of a prompted mask that were clicked; without such a click all but the specks."""
+    parts, count = ndimage.label(found.mask, _CONNECTED)
+    if count < 2:
         return found
-    box, mask = cut_to_box(np.isin(parts, kept), found.box[:2])
-    return replace(found, box=box, mask=mask)
+    if prompts is not None:
+        clicks = np.floor(prompts.points[prompts.labels == 1] + 0.5).astype(int) - found.box[:2]
+        clicks = clicks[((clicks >= 0) & (clicks < parts.shape)).all(axis=1)]
+        clicked = np.unique(parts[clicks[:, 0], clicks[:, 1]])
+        if clicked.any():
+            return _only(found, parts, clicked[clicked > 0])
+    areas = np.bincount(parts.ravel())[1:]
+    return _only(found, parts, np.flatnonzero(areas >= _SPECK * areas.max()) + 1)
+
+
+def _only(one: ObjectMask, parts: NDArray[np.int32], kept: NDArray[np.integer]) -> ObjectMask:
+    """A mask of some of its parts; of all if none is named."""
+    if not 0 < len(kept) < parts.max():
+        return one
+    box, mask = cut_to_box(np.isin(parts, kept), one.box[:2])
+    return replace(one, box=box, mask=mask)
 
 
 def overlap(a: ObjectMask, b: ObjectMask) -> float:

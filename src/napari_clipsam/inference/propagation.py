@@ -17,6 +17,7 @@ from napari_clipsam.inference.following import (
     Contrast,
     check_spacing,
     contrast_of,
+    meant,
     next_prompts,
     overlap,
     overlap_of_leaning,
@@ -149,7 +150,13 @@ def propagate(
         raise ConfigError(f"The range {first}..{last} is empty. Give the first slice first.")
     check_spacing(spacing)
     run = _Run(segmenter, planes, spacing, settings, words or {})
-    known = {key: _inside(seeds.get(key, {}), z_range) for key in {**seeds, **prompts}}
+    known = {
+        key: {
+            z: meant(one, prompts.get(key, {}).get(z))
+            for z, one in _inside(seeds.get(key, {}), z_range).items()
+        }
+        for key in {**seeds, **prompts}
+    }
     asked = {
         key: {
             z: one
@@ -264,7 +271,8 @@ class _Run:
             plane = self._planes(z)
             for key in [key for key, of_one in asked.items() if z in of_one]:
                 left -= 1
-                known[key][z] = found = self._ask(plane, key, asked[key][z])
+                found = meant(self._ask(plane, key, asked[key][z]), asked[key][z])
+                known[key][z] = found
                 yield self._step(key, z, found, 1.0, "", left)
         stretches = [stretch for key in known for stretch in _stretches(key, known[key], z_range)]
         while waiting := _by_slice(stretches):
