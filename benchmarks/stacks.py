@@ -35,15 +35,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Labelled", "follow_all", "link_all", "main"]
 
-WORD = "nuclei"
-# Folder, stem, distance of two slices in pixel sizes as the folder's index states it.
+# Folder, stem, distance of two slices in pixel sizes as far as it is known, word.
 FILES = {
-    "mouse": ("mouse_embryo_nuclei_3d", "embryo_16_cell_stage", 2.18),
-    "ovule-train": ("plant_ovule_nuclei_3d", "ovule1135_z00-54", 2.237),
-    "ovule-val": ("plant_ovule_nuclei_3d", "ovule1135_z55-69", 2.237),
-    "ovule": ("plant_ovule_nuclei_3d", "ovule1135_z70-99", 2.237),
+    "mouse": ("mouse_embryo_nuclei_3d", "embryo_16_cell_stage", 2.18, "nuclei"),
+    "ovule-train": ("plant_ovule_nuclei_3d", "ovule1135_z00-54", 2.237, "nuclei"),
+    "ovule-val": ("plant_ovule_nuclei_3d", "ovule1135_z55-69", 2.237, "nuclei"),
+    "ovule": ("plant_ovule_nuclei_3d", "ovule1135_z70-99", 2.237, "nuclei"),
+    "root": ("plant_cells_3d", "lateral_root_z36-55", 1.0, "cells"),
 }
-STACKS = ("sample", "mouse", "ovule")
+STACKS = ("sample", "mouse", "ovule", "root")
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,24 +54,25 @@ class Labelled:
     planes: list[Plane]
     labels: NDArray[np.integer]
     spacing: float
+    word: str
 
     @classmethod
     def open(cls, name: str, data: Path) -> Labelled:
         """The plugin's sample, ``synthetic-SEED`` like it but smaller, or a stack of `FILES`."""
         if name in FILES:
-            folder, stem, spacing = FILES[name]
+            folder, stem, spacing, word = FILES[name]
             stack = open_image(data / folder / "images" / f"{stem}.tif")
             true = read_labels(data / folder / "labels" / f"{stem}.tif")
             labels = np.stack([true.plane(index) for index in true.planes()])
         else:
-            spacing = 4.0
+            spacing, word = 4.0, "nuclei"
             if name == "sample":
                 (image, _, _), (labels, _, _) = nuclei_stack()
             else:
                 seed = int(name.removeprefix("synthetic-"))
                 image, labels = synthetic_nuclei((24, 192, 192), (2.0, 0.5, 0.5), 40, seed)
             stack = open_image(image, axes="ZYX")
-        return cls(name, [stack.plane(z) for z in range(len(labels))], labels, spacing)
+        return cls(name, [stack.plane(z) for z in range(len(labels))], labels, spacing, word)
 
     def volume(self, masks: dict[int, ObjectMask]) -> NDArray[np.bool_]:
         """Masks by slice as one volume."""
@@ -107,7 +108,7 @@ def follow_all(
             middle = int(zs[len(zs) // 2])
             extents[str(value)] = (int(zs[0]), middle, int(zs[-1]))
             at = innermost(stack.labels[middle] == value)
-            clicks[str(value)] = {middle: Prompts(WORD, points=[at])}
+            clicks[str(value)] = {middle: Prompts(stack.word, points=[at])}
     found: dict[str, dict[int, ObjectMask]] = defaultdict(dict)
     steps, start = 0, clock()
     last = len(stack.planes) - 1
@@ -146,7 +147,7 @@ def link_all(stack: Labelled, segmenter: Segmenter, clock: Callable[[], float]) 
     volume = np.zeros(stack.labels.shape, np.int64)
     flat, start = [], clock()
     for step in segment_stack(
-        *(segmenter, stack.planes.__getitem__, range(len(stack.planes)), WORD, "instances"),
+        *(segmenter, stack.planes.__getitem__, range(len(stack.planes)), stack.word, "instances"),
         spacing=stack.spacing,
     ):
         objects = step.prediction.objects

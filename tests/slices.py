@@ -47,12 +47,15 @@ class FakeSegmenter:
         Of a slice, given what was asked.
     dreams : bool
         Where there is nothing it says what the last mask was, as networks do.
+    last_word : str or None
+        What conditions answers without a word.
     """
 
     labels: NDArray[np.integer]
     score: Callable[[Asked], float] = lambda asked: 0.9
     dreams: bool = False
     adapter: object = None
+    last_word: str | None = None
     asked: list[Asked] = field(default_factory=list)
 
     def answer(self, request: PredictRequest, previous: ObjectMask | None = None) -> Prediction:
@@ -70,7 +73,8 @@ class FakeSegmenter:
         if value == 0 and self.dreams and previous is not None:
             box, mask = previous.box, previous.mask
         found = ObjectMask(box, mask, self.score(asked))
-        return Prediction(request.plane.shape, "object", (found,))
+        text = request.prompts.text or self.last_word
+        return Prediction(request.plane.shape, "object", (found,), text=text)
 
     @property
     def slices(self) -> list[int]:

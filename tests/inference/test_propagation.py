@@ -298,6 +298,14 @@ def test_prompts_without_a_mask_are_answered_first() -> None:
     assert {asked.text for asked in fake.asked} == {"nuclei", None}
 
 
+def test_the_word_of_an_object_stays_when_others_ask_for_another() -> None:
+    fake = FakeSegmenter(column(range(20)), last_word="nuclei")
+    at = {"a": {3: seed(fake.labels, 3)}}
+    for _ in propagate(fake, planes_of(fake.labels), at, {}, (3, 9)):
+        fake.last_word = "cells"
+    assert [asked.text for asked in fake.asked] == [None, *["nuclei"] * 5]
+
+
 def test_a_word_alone_marks_no_object() -> None:
     labels = column(range(20))
     with pytest.raises(PromptError, match="No object is marked"):

@@ -254,7 +254,7 @@ class _Run:
         words: Mapping[str, str | None],
     ) -> None:
         self._segmenter, self._planes = segmenter, planes
-        self._settings, self._words = settings, words
+        self._settings, self._words = settings, dict(words)
         self._adapter = segmenter.adapter
         self._lean = settings.lean * spacing
         self._done = 0
@@ -293,7 +293,10 @@ class _Run:
             raise Stopped("The adapter was changed while objects were followed. Follow them again.")
         word = prompts.text or self._words.get(key)
         prompts = Prompts(word, prompts.points, prompts.labels, prompts.boxes, prompts.mask)
-        return self._segmenter.answer(PredictRequest(plane, prompts, "object"), previous).objects[0]
+        answer = self._segmenter.answer(PredictRequest(plane, prompts, "object"), previous)
+        # Without a word an adapter takes its last one, which others may change meanwhile.
+        self._words[key] = answer.text
+        return answer.objects[0]
 
     def _follow(self, plane: Plane, key: str, front: _Front) -> tuple[ObjectMask, float, str]:
         """The object in the next slice, what it shares with the last, and why it ended if so."""
