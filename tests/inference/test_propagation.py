@@ -296,6 +296,8 @@ def test_prompts_without_a_mask_are_answered_first() -> None:
     assert found(steps, "a") == list(range(5, 15))
     assert found(steps, "b") == [z for z in range(5, 15) if z != 6]
     assert {asked.text for asked in fake.asked} == {"nuclei", None}
+    # Two objects in 20 slices, but for the one that was known.
+    assert steps[0].total == 39 and steps[-1].done == steps[-1].total == len(steps)
 
 
 def test_the_word_of_an_object_stays_when_others_ask_for_another() -> None:

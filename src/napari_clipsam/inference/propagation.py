@@ -134,7 +134,8 @@ def propagate(
     -------
     generator of PropagationStep
         Slices that several objects wait for come first, so that each is encoded once. The consumer
-        may close it at any time. Masks come without logits, of which a stack would fill the memory.
+        may close it at any time. Masks found on the way come without logits, which would fill the
+        memory.
 
     Raises
     ------
@@ -266,7 +267,8 @@ class _Run:
         z_range: tuple[int, int],
     ) -> Generator[PropagationStep, None, None]:
         """Answer what was asked, then follow what is known."""
-        left = sum(len(of_one) for of_one in asked.values())
+        marked = [key for key in known if known[key] or asked.get(key)]
+        left = sum(z_range[1] - z_range[0] + 1 - len(known[key]) for key in marked)
         for z in sorted({z for of_one in asked.values() for z in of_one}):
             plane = self._planes(z)
             for key in [key for key, of_one in asked.items() if z in of_one]:
