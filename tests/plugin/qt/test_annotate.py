@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from napari.components import ViewerModel
+from napari.qt import get_stylesheet
 from psygnal import Signal
 from qtpy.QtCore import QEvent, QObject, QPoint, QPointF, Qt
 from qtpy.QtGui import QWheelEvent
@@ -21,7 +22,7 @@ from napari_clipsam._plugin.state import Choice, DockState, Hint, ObjectRow, Pro
 from napari_clipsam._plugin.wording import no_image
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from pytestqt.qtbot import QtBot
 
@@ -415,14 +416,26 @@ def test_a_file_gets_its_ending(
         ("export", "csv", Path("a/table.csv")),
         ("save_project", Path("a/project")),
         ("open_project", Path("a/project")),
+        ("replay",),
     ]
 
 
 # ---------------------------------------------------------------- layout
 
 
-@pytest.mark.parametrize("width", [320, 420, 560])
-def test_nothing_sticks_out_and_tab_follows_the_eye(make_dock: MakeDock, width: int) -> None:
+@pytest.fixture
+def naparis_style() -> Iterator[None]:
+    """Its style sheet, by which fields and buttons are wider than Qt's own."""
+    application = QApplication.instance()
+    application.setStyleSheet(get_stylesheet("dark"))
+    yield
+    application.setStyleSheet("")
+
+
+@pytest.mark.parametrize("width", [320, *range(350, 500, 10), 560])
+def test_nothing_sticks_out_and_tab_follows_the_eye(
+    make_dock: MakeDock, naparis_style: None, width: int
+) -> None:
     state = replace(FULL, image="x" * 80, images=(Choice("x" * 80, "x" * 80),))
     dock, _ = make_dock(state, width)
     (area,) = dock.findChildren(QScrollArea)

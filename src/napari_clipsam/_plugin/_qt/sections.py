@@ -71,7 +71,7 @@ _TOOLS: tuple[tuple[Tool, str, str], ...] = (
     ("scribble", "scribble", "Draw a line over it"),
 )
 # Letters of average width in a line from which two fields, or a label and more, fit side by side
-_TWO_FIELDS, _BESIDE = 76, 60
+_TWO_FIELDS, _BESIDE = 76, 66
 _Export = Literal["tiff", "ome-zarr", "csv", "coco"]
 _EXPORTS: tuple[tuple[_Export, str, str], ...] = (
     ("tiff", "Labels as TIFF...", ".tif"),
