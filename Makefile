@@ -4,6 +4,7 @@
 #   make test                               all tests, under a virtual display
 #   make test ARGS="tests/test_planes.py"   some of them; ARGS goes to pytest
 #   make lint                               style and types
+#   make screenshots                        the pictures of the docs, and the dock's states in build/
 #   make setup                              only .venv and what belongs into it
 #
 # PYTHON=python3.12 picks the interpreter that .venv is made with.
@@ -16,7 +17,7 @@ ifeq ($(shell uname -s),Linux)
 VIRTUAL_DISPLAY = xvfb-run -a -s "-screen 0 1280x1024x24"
 endif
 
-.PHONY: help setup demo test lint
+.PHONY: help setup demo test lint screenshots
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -41,3 +42,9 @@ lint:
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+
+# ARGS="stack" makes the pictures of one session only.
+screenshots:
+	@tools/setup.sh --needs-display
+	$(VIRTUAL_DISPLAY) .venv/bin/python docs/screenshots/sessions.py $(ARGS)
+	$(VIRTUAL_DISPLAY) .venv/bin/python docs/screenshots/dock_states.py build/dock

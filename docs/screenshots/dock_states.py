@@ -1,6 +1,6 @@
 """Pictures of the Segment dock in napari's themes, at the widths and scales that have to work.
 
-    python docs/make_screenshots.py FOLDER [--scale 1.5] [--only no-match]
+    python docs/screenshots/dock_states.py FOLDER [--scale 1.5] [--only no-match]
 
 needs a display (`xvfb-run -a -s "-screen 0 1280x1024x24"`); without `--scale` it writes all
 pictures at 100 %, and runs itself again for 150 %.

@@ -1,0 +1,235 @@
+"""Pictures of real sessions: napari's window, the starter model, the plugin's own sample data.
+
+    python docs/screenshots/sessions.py             # writes docs/images/segment-*.png
+    python docs/screenshots/sessions.py stack       # only the pictures of one session
+
+needs a display; `make screenshots` brings a virtual one. A session is used by mouse and keyboard.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+from qtpy.QtCore import QPoint, Qt
+from qtpy.QtTest import QTest
+
+from napari_clipsam.training.metrics import innermost_pixel
+
+if TYPE_CHECKING:
+    import napari
+    from napari.layers import Layer
+    from numpy.typing import NDArray
+    from qtpy.QtWidgets import QAbstractButton
+
+IMAGES = Path(__file__).resolve().parents[1] / "images"
+WINDOW = (1200, 800)
+_DOCK_WIDTH = 400
+#: Bytes; a picture with more colours than fit is drawn with fewer.
+_MOST_BYTES = 250_000
+_COLOURS = (256, 128, 64)
+_PATIENCE = 300.0  # seconds, for machines with other work
+
+
+class Session:
+    """Somebody in front of napari with the Segment dock."""
+
+    def __init__(self, viewer: napari.Viewer) -> None:
+        self.viewer = viewer
+        _, self.dock = viewer.window.add_plugin_dock_widget("napari-clipsam", "Segment")
+        self.controller = self.dock._controls
+        window = viewer.window._qt_window
+        window.resize(*WINDOW)
+        window.resizeDocks([self.dock.parent()], [_DOCK_WIDTH], Qt.Orientation.Horizontal)
+        wait(lambda: bool(self.controller.state.models))
+
+    def open(self, sample: str) -> Layer:
+        """Open sample data by the link in the dock, and have the model loaded."""
+        values = [choice.value for choice in self.controller.state.samples]
+        press(self.dock.welcome.samples[values.index(sample)])
+        self.viewer.reset_view()
+        # Loading is not what the first answer's seconds are to show.
+        self.controller.set_model("starter")
+        wait(lambda: bool(self.controller.state.device))
+        return self.viewer.layers[self.controller.state.image]
+
+    def find(self, word: str) -> None:
+        """Type a word, and wait for the answer."""
+        field = self.dock.search.word.edit
+        field.clear()
+        QTest.keyClicks(field, word)
+        self.answered(lambda: QTest.keyClick(field, Qt.Key.Key_Return))
+
+    def look_for(self, target: str) -> None:
+        """Choose "all of it", "every one" or "just this one"."""
+        press(self.dock.search._radios[target])
+
+    def click(self, layer: Layer, *data: float) -> None:
+        """Click the canvas at a position of a layer's data."""
+        canvas = self.viewer.window._qt_viewer.canvas
+        world = np.array(layer.data_to_world(data))[list(self.viewer.dims.displayed)]
+        # vispy counts x first, and pixels by their corners
+        scene = canvas.view.scene.transform.map([*world[::-1], 0, 1])
+        point = QPoint(*(round(float(value / scene[3])) for value in scene[:2]))
+        QTest.mouseMove(canvas.native, point)
+        QTest.qWait(50)
+        self.answered(
+            lambda: QTest.mouseClick(
+                canvas.native, Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier, point
+            )
+        )
+
+    def key(self, key: Qt.Key, modifier: Any = Qt.KeyboardModifier.NoModifier) -> None:
+        """Press a key over the canvas."""
+        QTest.keyClick(self.viewer.window._qt_viewer.canvas.native, key, modifier)
+
+    def answered(self, act: Callable[[], Any]) -> None:
+        """Do something, and wait until the model has answered."""
+        before = self.controller.keeper.state, self.controller.state.hint
+        act()
+        wait(
+            lambda: (
+                (self.controller.keeper.state, self.controller.state.hint) != before
+                and self.controller.state.busy is None
+            )
+        )
+
+    def look_at(self, layer: Layer, *data: float, zoom: float) -> None:
+        """Move and magnify the view; a zoom of 1 shows the whole layer."""
+        self.viewer.reset_view()
+        self.viewer.scene.camera.center = layer.data_to_world(data)
+        self.viewer.scene.camera.zoom *= zoom
+        QTest.qWait(200)
+
+    def picture(self, name: str) -> None:
+        """Save napari's window as it is now."""
+        wait(lambda: not self.dock.stack.progress.isVisible())
+        QTest.qWait(600)
+        path = IMAGES / f"segment-{name}.png"
+        size = save_small(self.viewer.window.screenshot(flash=False, canvas_only=False), path)
+        print(f"{path.name}: {size / 1e3:.0f} kB   {self.controller.state.answer}")
+
+
+def wait(until: Callable[[], bool]) -> None:
+    """Let napari go on until something is so."""
+    end = time.monotonic() + _PATIENCE
+    while not until():
+        if time.monotonic() > end:
+            raise TimeoutError(f"napari gave no answer in {_PATIENCE:.0f} s")
+        QTest.qWait(20)
+
+
+def press(button: QAbstractButton) -> None:
+    """Press a button of the dock by mouse."""
+    middle = QPoint(10, button.height() // 2)
+    QTest.mouseClick(button, Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier, middle)
+
+
+def save_small(pixels: NDArray[np.uint8], path: Path) -> int:
+    """Write a picture with as many colours as its size allows; returns its bytes."""
+    picture = Image.fromarray(pixels).convert("RGB")
+    for colours in _COLOURS:
+        file = io.BytesIO()
+        picture.quantize(colours, kmeans=1, dither=Image.Dither.NONE).save(
+            file, "PNG", optimize=True
+        )
+        if file.tell() <= _MOST_BYTES:
+            break
+    path.write_bytes(file.getvalue())
+    return file.tell()
+
+
+def first_minutes(session: Session) -> None:
+    """A word, every one, keep, take back, and one object by a click."""
+    nuclei = session.open("nuclei")
+    session.find("nuclei")
+    session.picture("word")
+    session.answered(lambda: session.look_for("instances"))
+    session.picture("every-one")
+    best = max(session.controller.keeper.state.draft, key=lambda one: one.score)
+    (mask,) = best.masks.values()
+    session.key(Qt.Key.Key_K)
+    session.picture("kept")
+
+    session.key(Qt.Key.Key_U)
+    session.key(Qt.Key.Key_K, Qt.KeyboardModifier.ShiftModifier)
+    session.look_for("object")
+    session.key(Qt.Key.Key_G)
+    y, x = np.add(innermost_pixel(mask.mask), mask.box[:2])
+    session.look_at(nuclei, y, x, zoom=4)
+    session.click(nuclei, y, x)
+    session.picture("click")
+
+
+def no_match(session: Session) -> None:
+    """A word for what is not there."""
+    session.open("nuclei")
+    session.find("mitochondria")
+    session.picture("no-match")
+
+
+def stack(session: Session) -> None:
+    """An object followed through a stack from one click, and where that is least certain."""
+    image = session.open("nuclei_stack")
+    truth = session.viewer.layers["nuclei stack labels"]
+    truth.visible = False
+    middle = len(truth.data) // 2
+    session.viewer.dims.set_point(0, truth.data_to_world((middle, 0, 0))[0])
+    largest = 1 + np.bincount(truth.data[middle].ravel())[1:].argmax()
+    session.look_for("object")
+    session.key(Qt.Key.Key_G)
+    session.click(image, middle, *innermost_pixel(truth.data[middle] == largest))
+    session.picture("stack-click")
+    session.answered(lambda: session.key(Qt.Key.Key_N, Qt.KeyboardModifier.ShiftModifier))
+    session.key(Qt.Key.Key_N)
+    session.picture("stack-followed")
+
+
+SESSIONS = {
+    "first-minutes": first_minutes,
+    "no-match": no_match,
+    "stack": stack,
+}
+
+
+@contextmanager
+def new_session() -> Iterator[Session]:
+    """A fresh viewer with the dock; nothing of the user's is read or changed."""
+    import napari
+
+    from napari_clipsam._plugin._qt import viewers
+
+    viewer = napari.Viewer()
+    try:
+        yield Session(viewer)
+    finally:
+        viewers.forget_all()
+        viewer.close()
+
+
+def main() -> None:
+    """Make the pictures that are asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("sessions", nargs="*", choices=[*SESSIONS, []], help="all if left out")
+    asked = parser.parse_args().sessions or SESSIONS
+    with tempfile.TemporaryDirectory() as home:
+        os.environ["NAPARI_CLIPSAM_HOME"] = home
+        from napari.settings import get_settings
+
+        get_settings(path=None)
+        for name in asked:
+            with new_session() as session:
+                SESSIONS[name](session)
+
+
+if __name__ == "__main__":
+    main()
