@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from napari_clipsam._plugin.keymap import SHORTCUTS
 from napari_clipsam.adapters import base
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
-PAGES = sorted(DOCS.glob("*.md"))
+PAGES = sorted(DOCS.rglob("*.md"))
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 
@@ -82,7 +83,29 @@ def test_the_first_screen_of_the_readme_shows_two_commands_and_their_result() ->
 
 def test_every_page_is_linked_from_the_index() -> None:
     linked = set(_LINK.findall((DOCS / "index.md").read_text("utf-8")))
-    assert {page.name for page in PAGES} - {"index.md"} <= linked
+    assert {page.relative_to(DOCS).as_posix() for page in PAGES} - {"index.md"} <= linked
+
+
+def test_every_picture_is_shown_and_small() -> None:
+    shown = {
+        (page.parent / target).resolve()
+        for page in (*PAGES, ROOT / "README.md")
+        for target in _LINK.findall(page.read_text("utf-8"))
+    }
+    pictures = sorted((DOCS / "images").glob("segment-*.png"))
+    assert len(pictures) >= 7
+    assert not [picture.name for picture in pictures if picture not in shown]
+    sizes = [picture.stat().st_size for picture in pictures]
+    assert max(sizes) < 250_000 and sum(sizes) < 1_500_000
+    for picture in pictures:
+        with Image.open(picture) as opened:
+            assert opened.size == (1200, 800), picture
+
+
+def test_the_page_of_shortcuts_is_the_table_of_shortcuts() -> None:
+    text = (DOCS / "how-to" / "shortcuts.md").read_text("utf-8")
+    table = text.partition("| --- | --- |\n")[2].partition("\n\n")[0]
+    assert table.splitlines() == [f"| {one.shown} | {one.words} |" for one in SHORTCUTS]
 
 
 def test_pages_speak_of_no_place_on_one_machine() -> None:
