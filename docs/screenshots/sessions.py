@@ -219,8 +219,10 @@ def new_session() -> Iterator[Session]:
 def main() -> None:
     """Make the pictures that are asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("sessions", nargs="*", choices=[*SESSIONS, []], help="all if left out")
-    asked = parser.parse_args().sessions or SESSIONS
+    parser.add_argument("sessions", nargs="*", help=f"of {', '.join(SESSIONS)}; else all")
+    asked = parser.parse_args().sessions or list(SESSIONS)
+    if unknown := set(asked) - set(SESSIONS):
+        parser.error(f"there is no session {', '.join(sorted(unknown))}")
     with tempfile.TemporaryDirectory() as home:
         os.environ["NAPARI_CLIPSAM_HOME"] = home
         from napari.settings import get_settings
