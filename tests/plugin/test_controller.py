@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import dask.array as da
@@ -16,6 +18,7 @@ from plugin.fakes import CORNERS, SIDE, FakeEngine, make_controller
 
 from napari_clipsam._plugin import commands, recorder
 from napari_clipsam._plugin.controller import SegmentController
+from napari_clipsam._plugin.runner import ThreadRunner
 from napari_clipsam.errors import ClipSamError, OutOfMemory, OutputError, WeightsError
 from napari_clipsam.session.journal import Journal, restore
 
@@ -503,6 +506,46 @@ def test_models_and_adapters_are_swapped(flat: SegmentController) -> None:
         ("starter", "none"),
         ("vit_b", "default"),
     ]
+
+
+def test_a_model_that_fails_to_load_leaves_the_former_one(flat: SegmentController) -> None:
+    flat.find("nuclei")
+    engine(flat).error = WeightsError("vit_b is damaged. Import it again.")
+    flat.set_model("vit_b")
+    assert hint(flat) == "vit_b is damaged. Import it again."
+    assert (flat.state.model, flat.state.device) == ("starter", "CPU")
+    assert flat.state.known_words == ("cells", "nuclei")
+
+
+def test_answers_about_what_is_gone_are_dropped(viewer: ViewerModel, tmp_path: Path) -> None:
+    """The model still worked when the layer was deleted, or other channels were chosen."""
+    calls: list[Callable[[], None]] = []
+    runner = ThreadRunner(calls.append)
+    viewer.add_image(np.zeros((3, 40, 50)), name="cells", axis_labels=("c", "y", "x"))
+    controller = make_controller(viewer, tmp_path, runner)
+    for go_away in (
+        lambda: controller.set_channel("channel 1"),
+        lambda: viewer.layers.remove("cells"),
+    ):
+        asked = len(engine(controller).asked)
+        controller.find("nuclei")
+        while len(engine(controller).asked) == asked:
+            time.sleep(0.01)
+        go_away()
+        time.sleep(0.1)
+        while calls:
+            calls.pop(0)()
+        assert controller.keeper.state.draft == ()
+    runner.close()
+
+
+def test_new_pixels_of_a_layer_are_looked_at(flat: SegmentController) -> None:
+    flat.find("nuclei")
+    before = engine(flat).asked[-1].read(HERE)
+    flat.viewer.layers["cells"].data = np.full((40, 50), 7, np.uint8)
+    flat.find("nuclei")
+    after = engine(flat).asked[-1].read(HERE)
+    assert before.fingerprint != after.fingerprint and (after.rgb == 7).all()
 
 
 def test_channels_are_chosen(viewer: ViewerModel, tmp_path: Path) -> None:

@@ -134,6 +134,9 @@ class Asking:
         if isinstance(value, Loaded):
             self._to.on_loaded(value)
             return
+        if not self._to.focus.reads_with(ask.read):
+            # The image went away, or other channels of it are looked at now.
+            return
         if isinstance(value, Similar):
             self._to.focus.show_similarity(value.key, value.similarity)
             return

@@ -333,16 +333,21 @@ class SegmentController:
     def _switch(self, **setup: str) -> None:
         """Change model or adapter: what runs with the former one ends first."""
         self.runner.stop("stack")
-        self.update(**setup, device="", known_words=())
-        self._prepare(load=True)
+        former = {name: getattr(self.state, name) for name in ("model", "adapter", "device")}
+        former["known_words"] = self.state.known_words
+        self.update(**setup, device="", known_words=(), hint=None)
+        self._prepare(former)
 
-    def _prepare(self, load: bool = False) -> None:
-        """Off the main thread: what models and adapters there are, and, if asked to, load one."""
+    def _prepare(self, former: dict[str, Any] | None = None) -> None:
+        """Off the main thread: what models there are; after a switch, load the one chosen.
+
+        Where it cannot be loaded, the `former` one stays.
+        """
 
         def work() -> Any:
             avoid_llvm_clash()
             yield choices.model_choices(self.setup)
-            if load:
+            if former is not None:
                 yield from self.engine.load(self.setup)
 
         def ready(value: Any) -> None:
@@ -352,9 +357,11 @@ class SegmentController:
             else:
                 self.update(**value)
 
-        self.runner.submit(
-            Job("prepare", work, Urgency.WORD, on_value=ready, on_error=self.on_error)
-        )
+        def failed(error: ClipSamError) -> None:
+            self.update(**(former or {}))
+            self.on_error(error)
+
+        self.runner.submit(Job("prepare", work, Urgency.WORD, on_value=ready, on_error=failed))
 
     def _on_slice(self, _: object = None) -> None:
         """Another slice or view is shown."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.layers import Image
@@ -73,6 +73,8 @@ class Focus:
         image = open_layer(layer, None, self.settings().normalisation)
         self.leave()
         self.image, self._on_prompts = image, on_prompts
+        for event in self._contents():
+            event.connect(self._reopen)
 
     def channels(self) -> tuple[ChannelChoice, ...]:
         """How the image's channels can be shown to the model."""
@@ -80,19 +82,36 @@ class Focus:
 
     def choose_channel(self, label: str) -> None:
         """Show other channels to the model."""
+        self._reopen(channel=next((c for c in self.channels() if c.label == label), None))
+
+    def _reopen(self, _: object = None, channel: ChannelChoice | None = None) -> None:
+        """Read the layer anew: its pixels are others, or other channels are looked at."""
         if self.image is None:
             return
-        choice = next((c for c in self.channels() if c.label == label), None)
-        how = self.settings().normalisation
-        former, self.image = self.image, open_layer(self.image.layer, choice, how)
+        former, how = self.image, self.settings().normalisation
+        self.image = open_layer(former.layer, channel or former.channel, how)
         if former.shape != self.image.shape:
             # Another axis holds the channels now, so planes have other names.
             self._drop_layers()
 
+    def reads_with(self, reader: object) -> bool:
+        """Whether this is what the image is read with now."""
+        return self.image is not None and self.image.reader() is reader
+
     def leave(self) -> None:
         """Let go of the image; its prompt layers and preview go with it."""
         self._drop_layers()
+        for event in self._contents():
+            event.disconnect(self._reopen)
         self.image = None
+
+    def _contents(self) -> list[Any]:
+        """Events of the image layer that say that it shows something else."""
+        if self.image is None:
+            return []
+        events = self.image.layer.events
+        shown = self.settings().normalisation == "shown"
+        return [events.data, events.contrast_limits] if shown else [events.data]
 
     def close(self) -> None:
         """Remove the plugin's own layers and listeners."""

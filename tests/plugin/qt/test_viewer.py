@@ -84,10 +84,10 @@ def test_the_event_loop_goes_on_while_the_starter_works(make_user: MakeUser, sha
         assert min(heart.worst for heart in hearts) < 0.1
 
 
-@pytest.mark.parametrize("style", ["fluorescence", "histology"])
+@pytest.mark.parametrize("style", ["fluorescence_256x256", "fluorescence_360x360"])
 def test_a_click_on_a_real_image(make_user: MakeUser, shared: Path, style: str) -> None:
     image, labels = _easy(shared, style)
-    user = make_user(image, rgb=image.ndim == 3)
+    user = make_user(image)
     true = largest(labels)
     user.controller.set_tool("point+")
     cells = user.viewer.layers["cells"]
