@@ -141,7 +141,9 @@ class Asking:
             self._to.focus.show_similarity(value.key, value.similarity)
             return
         answer, prompts, key = value.prediction, ask.prompts, ask.key
-        draft, note, origin = self._to.keeper.state.draft, answer.note, self._to.origin
+        draft, origin = self._to.keeper.state.draft, self._to.origin
+        # That a click had no word of its own is what the user meant.
+        note = answer.note if prompts.text is not None else ""
         if adds:
             draft, note = drafts.with_one_more(draft, origin, key, prompts, answer)
             what = "add an object"

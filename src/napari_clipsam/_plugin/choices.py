@@ -141,7 +141,11 @@ def stack_choices(focus: Focus, state: DockState) -> dict[str, Any]:
     extent = focus.extent()
     whole = (0, max(0, extent - 1))
     fits = extent == state.z_extent and state.z_range[1] <= whole[1]
-    return {"z_extent": extent, "z_range": state.z_range if fits else whole}
+    axis = focus.stack_axis
+    labels = () if focus.image is None else focus.image.reader().labels
+    name = labels[axis] if axis is not None and labels[axis].isalpha() else "slice"
+    z_range = state.z_range if fits else whole
+    return {"z_extent": extent, "z_range": z_range, "stack_axis": name}
 
 
 def object_rows(keeper: Keeper, focus: Focus) -> dict[str, Any]:
@@ -149,9 +153,8 @@ def object_rows(keeper: Keeper, focus: Focus) -> dict[str, Any]:
     session = keeper.state
     area, volume, unit = _pixel_size(focus)
     in_depth = volume is not None
-    rows = (
-        wording.object_row(one, volume if in_depth else area) for one in session.objects.values()
-    )
+    pixel, weak = volume if in_depth else area, wording.weak_score(session.objects.values())
+    rows = (wording.object_row(one, pixel, weak) for one in session.objects.values())
     open_key = next((one.key for one in session.draft if one.label), "")
     return {
         "objects": tuple(sorted(rows, key=lambda row: (row.score, row.label))),

@@ -114,6 +114,10 @@ class SegmentController:
         """Let another adapter condition the model."""
         self._switch(adapter=name)
 
+    def want_word(self) -> None:
+        """Go to the field for the word."""
+        self.update(word_wanted=self.state.word_wanted + 1)
+
     def find(self, word: str) -> None:
         """Look for a word in the plane that is shown."""
         word = " ".join(word.split())

@@ -129,11 +129,15 @@ class Engine:
         start = time.perf_counter()
         yield from self.load(setup)
         segmenter, plane = self._ready, ask.read(ask.key)
+        begun = time.perf_counter()
         if ask.prompts.text is not None and ask.target != "object":
             similarity = segmenter.similarity(plane, ask.prompts.text)
             if similarity is not None:
                 yield Similar(ask.key, similarity)
+        before = time.perf_counter() - begun
         prediction = segmenter.answer(_request(plane, ask), ask.previous)
+        seconds = prediction.seconds
+        seconds["signals"] = seconds.get("signals", 0.0) + before
         yield Found(ask.key, prediction, time.perf_counter() - start)
 
     def prepare(

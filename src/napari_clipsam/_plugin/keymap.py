@@ -65,11 +65,13 @@ SHORTCUTS = (
         "Shift-W", "from-labels", "Start from the selected label", lambda c: c.prompt_from_labels()
     ),
     Shortcut("Shift-G", "move", "Let the mouse move the view again", lambda c: c.set_tool("")),
+    Shortcut("Shift-H", "find", "Go to the field for the word", lambda c: c.want_word()),
     Shortcut("K", "keep", "Keep the preview as labels", lambda c: c.keep()),
     Shortcut("Shift-K", "clear", "Drop the preview", lambda c: c.clear()),
     Shortcut("U", "undo", "Undo", lambda c: c.undo()),
     Shortcut("Shift-U", "redo", "Redo", lambda c: c.redo()),
     Shortcut("N", "next-weak", "Go to the least certain slice or object", lambda c: c.next_weak()),
+    Shortcut("Shift-J", "stack", "Look for the word in the slices", lambda c: c.segment_stack()),
     Shortcut("Shift-N", "follow", "Follow the preview through the slices", lambda c: c.propagate()),
     Shortcut("Shift-Q", "stop", "Stop, and keep what is finished", lambda c: c.stop()),
 )

@@ -90,6 +90,10 @@ class DockState:
         Whether "Keep" may replace pixels of other objects.
     undo_text, redo_text : str
         What the buttons would do; "" when they can do nothing.
+    word_wanted : int
+        Grows when the user asks for the word field by its key; the dock goes there then.
+    stack_axis : str
+        Name of the axis that slices are numbered along.
     z_extent : int
         Slices along the axis of the stack; 0 without a stack.
     z_range : (int, int)
@@ -127,6 +131,8 @@ class DockState:
     keep_into: str = ""
     label_layers: tuple[Choice, ...] = ()
     overwrite: bool = False
+    word_wanted: int = 0
+    stack_axis: str = "z"
     z_extent: int = 0
     z_range: tuple[int, int] = (0, 0)
     estimate: str = ""
@@ -152,6 +158,7 @@ class Controls(Protocol):
     def set_channel(self, value: str) -> None: ...
     def set_model(self, name: str) -> None: ...
     def set_adapter(self, name: str) -> None: ...
+    def want_word(self) -> None: ...
     def find(self, word: str) -> None: ...
     def set_target(self, target: Target) -> None: ...
     def set_tool(self, tool: Tool) -> None: ...

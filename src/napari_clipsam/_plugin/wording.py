@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from statistics import median
 from typing import TYPE_CHECKING
 
 from napari_clipsam._plugin.state import Hint, ObjectRow
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from napari_clipsam.errors import ClipSamError
     from napari_clipsam.inference.requests import Prediction
@@ -24,10 +25,12 @@ __all__ = [
     "restore_hint",
     "size_title",
     "slices_of_object",
+    "weak_score",
     "which_slice",
 ]
 
-_WEAK = 0.6
+# A share of the median score of all objects, and the least score of all.
+_WEAK, _UNSURE = 0.8, 0.3
 
 
 def answer_line(
@@ -51,7 +54,7 @@ def answer_line(
 
 def _by_stage(stages: dict[str, float], seconds: float) -> str:
     """Seconds in all, and where they went."""
-    names = {"trunk": "image", "signals": "word", "head": "both", "decode": "mask"}
+    names = {"trunk": "image", "signals": "word", "head": "both in one", "decode": "mask"}
     spent = [f"{names[k]} {v:.2f}" for k, v in stages.items() if v >= 0.005]
     return f"{seconds:.2f} s" + (f" ({', '.join(spent)})" if spent else "")
 
@@ -85,10 +88,16 @@ def error_hint(error: ClipSamError) -> Hint:
     return Hint(str(error), is_error=True, details=details)
 
 
-def object_row(one: SessionObject, pixel: float | None) -> ObjectRow:
+def weak_score(objects: Iterable[SessionObject]) -> float:
+    """Below it an object counts as weak: clearly less sure than most, or than chance."""
+    scores = [one.score for one in objects]
+    return max(_UNSURE, _WEAK * median(scores)) if scores else _UNSURE
+
+
+def object_row(one: SessionObject, pixel: float | None, weak_below: float) -> ObjectRow:
     """A row of the list; `pixel` is the area or volume of one, None where nobody knows."""
     size = str(one.pixels) if pixel in (None, 1.0) else f"{one.pixels * (pixel or 1):.4g}"
-    weak = one.score < _WEAK
+    weak = one.score < weak_below
     return ObjectRow(
         one.key, one.label, one.word or "", one.score, slices_of_object(one), size, weak
     )

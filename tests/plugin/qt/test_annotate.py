@@ -104,6 +104,16 @@ def click(qtbot: QtBot, widget: QWidget) -> None:
     qtbot.mouseClick(widget, LEFT, pos=where)
 
 
+def test_the_key_for_the_word_goes_to_its_field(qtbot: QtBot, make_dock: MakeDock) -> None:
+    dock, controls = make_dock(FULL)
+    dock.setFocus()
+    controls.show(replace(FULL, word_wanted=1))
+    assert dock.search.word.edit.hasFocus()
+    dock.setFocus()
+    controls.show(replace(FULL, word_wanted=1, answer="another answer"))
+    assert not dock.search.word.edit.hasFocus()
+
+
 # ---------------------------------------------------------------- the first minute
 
 

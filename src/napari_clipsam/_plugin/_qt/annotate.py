@@ -68,6 +68,7 @@ class SegmentDock(QWidget):
             controls = controller_of(viewer)
         self._viewer, self._controls = viewer, controls
         self._has_image = False
+        self._word_wanted = controls.state.word_wanted
         self._made_for: tuple[object, ...] = ()  # what buttons were made for, the last time
         self.welcome = WelcomeSection(self._ask, controls)
         self.search = FindSection(self._ask, controls, KEYS)
@@ -110,6 +111,9 @@ class SegmentDock(QWidget):
         if focus is not None and not focus.hasFocus():
             self.setFocus()
         if self._has_image and not had_image and _nobody_types():
+            self.search.word.setFocus()
+        if state.word_wanted != self._word_wanted:
+            self._word_wanted = state.word_wanted
             self.search.word.setFocus()
 
     def event(self, event: QEvent | None) -> bool:

@@ -371,7 +371,8 @@ class RangeRow(QWidget):
         row.setContentsMargins(0, 0, 0, 0)
         row.setSpacing(6)
         self.first, self.last = _SliceBox(), _SliceBox()
-        row.addWidget(head(title))
+        self.title = head(title)
+        row.addWidget(self.title)
         for spin, end in ((self.first, "First"), (self.last, "Last")):
             tip(spin, f"{end} slice, both ends included")
             spin.valueChanged.connect(self._tell)

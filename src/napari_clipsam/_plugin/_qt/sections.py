@@ -271,6 +271,7 @@ class StackSection(QWidget):
     def show_state(self, state: DockState) -> None:
         """Show the range, what it would take, and how far it is."""
         self._stack.setVisible(state.z_extent > 0)
+        self.z_range.title.setText(f"Whole stack  {state.stack_axis}")
         self.z_range.show_range(state.z_extent, state.z_range)
         self.follow.setEnabled(state.can_propagate)
         self.estimate.setText(state.estimate)
