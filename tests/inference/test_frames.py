@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from napari_clipsam.geometry import Frame, whole_plane
+from napari_clipsam.geometry import Frame, tiles, whole_plane
 from napari_clipsam.inference.frames import (
     concept_frames,
     holds,
@@ -18,6 +18,14 @@ from napari_clipsam.inference.frames import (
 from napari_clipsam.prompts import Prompts
 
 SHAPES = st.tuples(st.integers(1, 700), st.integers(1, 700))
+
+
+def test_an_object_may_be_looked_for_at_the_plane_s_own_scale() -> None:
+    shape, point = (100, 70), Prompts(points=[(80, 60)])
+    assert object_frame(shape, point, 64) == whole_plane(shape, 64)
+    own = object_frame(shape, point, 64, whole=1.0)
+    assert own.shape == (64, 64) and own in tiles(shape, 64, 16, 64)
+    assert object_frame((64, 50), point, 64, whole=1.0) == whole_plane((64, 50), 64)
 
 
 @pytest.mark.parametrize(

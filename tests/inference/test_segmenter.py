@@ -827,6 +827,29 @@ def test_similarity_comes_before_the_masks_and_is_theirs(
     assert segmenter.similarity(make_plane((300, 300)), "nuclei") is None
 
 
+def test_an_adapter_looks_at_clicks_at_the_plane_s_own_scale(
+    segmenter: Segmenter, make_adapter: MakeAdapter, make_plane: MakePlane
+) -> None:
+    segmenter.set_plane(make_plane((100, 90)))
+    assert segmenter.predict(CLICK).objects[0].frame.shape == (100, 90), "as SAM does"
+    segmenter.set_adapter(make_adapter())
+    assert segmenter.predict(Prompts("nuclei", CLICK.points)).objects[0].frame.shape == (64, 64)
+
+
+@pytest.mark.parametrize("seed", [0, 4])
+def test_an_adapter_prefers_masks_that_are_stable(
+    segmenter: Segmenter, make_adapter: MakeAdapter, make_plane: MakePlane, seed: int
+) -> None:
+    segmenter.set_plane(make_plane())
+    segmenter.set_adapter(make_adapter(seed))
+    found = segmenter.predict(Prompts("nuclei", points=[(20, 20)]))
+    ranks = []
+    for one in (*found.objects, *found.alternatives):
+        inner, outer = ((one.logits > level).sum() for level in (1, -1))
+        ranks.append(one.score * inner / max(1, outer))
+    assert len(ranks) == 3 and ranks == sorted(ranks, reverse=True)
+
+
 @pytest.mark.parametrize("word", [None, "nuclei"])
 @pytest.mark.parametrize("adapted", [False, True])
 def test_a_click_in_a_prepared_plane_is_only_decoded(

@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 __all__ = ["concept_frames", "holds", "is_large", "object_frame", "owned_regions"]
 
 # Up to twice the input size a plane is shown whole, as SAM does.
-_LARGE = 2
+_WHOLE = 2.0
 _OVERLAP = 0.25
 
 
-def is_large(shape: tuple[int, int], input_size: int) -> bool:
-    """Whether a plane is too large to be shown whole without losing its small objects."""
-    return max(shape) > _LARGE * input_size
+def is_large(shape: tuple[int, int], input_size: int, whole: float = _WHOLE) -> bool:
+    """Whether a plane is too large to be shown whole: longer than `whole` times the input."""
+    return max(shape) > whole * input_size
 
 
 def concept_frames(shape: tuple[int, int], input_size: int, squash: bool = False) -> list[Frame]:
@@ -36,14 +36,18 @@ def concept_frames(shape: tuple[int, int], input_size: int, squash: bool = False
 
 
 def object_frame(
-    shape: tuple[int, int], prompts: Prompts, input_size: int, squash: bool = False
+    shape: tuple[int, int],
+    prompts: Prompts,
+    input_size: int,
+    squash: bool = False,
+    whole: float = _WHOLE,
 ) -> Frame:
     """Where an object is looked for: the whole plane, the tile that shows it best, or a zoom.
 
     Tiles are preferred because neighbouring clicks then share an embedding. Every frame holds all
-    prompts, as far as they lie in the plane.
+    prompts, as far as they lie in the plane; a plane up to `whole` times the input is shown whole.
     """
-    if not is_large(shape, input_size):
+    if not is_large(shape, input_size, whole):
         return whole_plane(shape, input_size, squash)
     extent = _extent(prompts, shape)
     if extent is None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-__all__ = ["InstanceSettings", "find_instances", "seeds_in"]
+__all__ = ["InstanceSettings", "find_instances", "seeds_in", "stability"]
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def find_instances(
         xy = (torch.as_tensor(seeds[:, ::-1].copy()) + 0.5) * (input_size / size) - 0.5
         logits, quality = decode_points(xy.to(concept.device, torch.float32))
         visible = logits[:, :rows, :cols]
-        scores = quality.clamp(0, 1) * _stability(visible)
+        scores = quality.clamp(0, 1) * stability(visible)
         good = _plausible(visible, scores, region, settings).nonzero()[:, 0].tolist()
         # Copies, so that those that were dropped do not live on in the same memory.
         kept += [(logits[i].clone(), _cut(visible[i], float(scores[i]))) for i in good]
@@ -130,7 +130,7 @@ def seeds_in(region: NDArray[np.bool_], distance: int, limit: int) -> NDArray[np
     return points[order][:limit]
 
 
-def _stability(logits: Tensor, offset: float = 1.0) -> Tensor:
+def stability(logits: Tensor, offset: float = 1.0) -> Tensor:
     """Area where the logits are above `offset` over the area where they are above -`offset`."""
     inner = (logits > offset).flatten(1).sum(dim=1)
     outer = (logits > -offset).flatten(1).sum(dim=1)

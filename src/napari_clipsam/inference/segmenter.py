@@ -30,7 +30,7 @@ from napari_clipsam.inference.devices import (
 )
 from napari_clipsam.inference.encoding import PlaneEncoder, View
 from napari_clipsam.inference.frames import concept_frames, holds, object_frame
-from napari_clipsam.inference.instances import InstanceSettings
+from napari_clipsam.inference.instances import InstanceSettings, stability
 from napari_clipsam.inference.masks import mask_prompt, object_masks
 from napari_clipsam.inference.requests import ObjectMask, Prediction, PredictRequest, Target
 from napari_clipsam.models.registry import LoadedModel, load_model
@@ -42,8 +42,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from napari_clipsam.geometry import Frame
+    from napari_clipsam.models.sam import Decoded
 
 __all__ = ["Segmenter"]
 
@@ -293,12 +295,13 @@ class Segmenter:
         word : str, optional
             That the clicks will come with.
         """
-        frames = concept_frames(plane.shape, self._input_size, self._squash)
+        middle = ((plane.shape[0] - 1) / 2, (plane.shape[1] - 1) / 2)
+        frame = self._object_frame(plane.shape, Prompts(points=[middle]))
         word, _ = self._word(word, "object")
-        if len(frames) > 1 or (word is None and self.adapter is not None):
+        if frame.shape != plane.shape or (word is None and self.adapter is not None):
             return
         with memory_guard(self.device, self._encoder.dtype):
-            self._encoder.embedding(View(plane, frames[0]), word)
+            self._encoder.embedding(View(plane, frame), word)
 
     def _find(
         self,
@@ -377,11 +380,28 @@ class Segmenter:
             box = single.boxes[0] if len(single.boxes) else None
             prompt = ObjectPrompt(single.points, single.labels, box, mask)
             decoded = self._decoder.object(embedding, prompt, frame)
-            order = decoded.iou[0].argsort(descending=True)
+            order = self._ranks(decoded).argsort(descending=True)
             found = object_masks(decoded.logits[0][order], decoded.iou[0][order], frame)
             objects.append(found[0])
             others += found[1:]
         return Prediction(plane.shape, "object", tuple(objects), tuple(others))
+
+    def _ranks(self, decoded: Decoded) -> Tensor:
+        """What makes one mask of an ambiguous click better than another.
+
+        With an adapter, which decodes what SAM never saw, the predicted quality alone errs more
+        than times the stability of the mask (Kirillov et al., "Segment Anything", ICCV 2023, B).
+        """
+        quality = decoded.iou[0]
+        if self.adapter is None or not self.adapter.config.object_mode:
+            return quality
+        return quality.clamp(0, 1) * stability(decoded.logits[0].float())
+
+    def _object_frame(self, shape: tuple[int, int], prompts: Prompts) -> Frame:
+        """Where an object is looked for; with an adapter never below the plane's own scale."""
+        if self.adapter is None or self._squash:
+            return object_frame(shape, prompts, self._input_size, self._squash)
+        return object_frame(shape, prompts, self._input_size, whole=1.0)
 
     def _frame_and_mask(
         self, plane: Plane, prompts: Prompts, previous: ObjectMask | None
@@ -389,7 +409,7 @@ class Segmenter:
         """Where an object is looked for, and the mask prompt (M, M) for it."""
         shape, size, mask_size = plane.shape, self._input_size, self._decoder.mask_size
         if previous is None:
-            frame = object_frame(shape, prompts, size, self._squash)
+            frame = self._object_frame(shape, prompts)
             if prompts.mask is None:
                 return frame, None
             mask = frame.mask_to_model(prompts.mask, mask_size)
@@ -408,9 +428,9 @@ class Segmenter:
         if not previous.area:
             if not prompts.has_object:
                 raise PromptError("The earlier mask is empty. Give a point or a box as well.")
-            return object_frame(shape, prompts, size, self._squash), None
+            return self._object_frame(shape, prompts), None
         boxes = np.concatenate([prompts.boxes, [previous.box]])
-        frame = object_frame(shape, Prompts(points=prompts.points, boxes=boxes), size, self._squash)
+        frame = self._object_frame(shape, Prompts(points=prompts.points, boxes=boxes))
         return frame, mask_prompt(previous, frame, mask_size)
 
 
