@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from napari_clipsam._plugin import choices, drafts, wording
-from napari_clipsam._plugin.engine import Ask, Found, Loaded, Similar
+from napari_clipsam._plugin.engine import Ask, Found, Loaded, Similar, Tiles
 from napari_clipsam._plugin.marks import box_around
 from napari_clipsam._plugin.runner import Job, Urgency
 from napari_clipsam._plugin.state import Hint, Progress
@@ -130,12 +130,16 @@ class Asking:
             )
         )
 
-    def _on_answer(self, ask: Ask, adds: bool, value: Loaded | Similar | Found) -> None:
+    def _on_answer(self, ask: Ask, adds: bool, value: Loaded | Similar | Tiles | Found) -> None:
         if isinstance(value, Loaded):
             self._to.on_loaded(value)
             return
         if not self._to.focus.reads_with(ask.read):
             # The image went away, or other channels of it are looked at now.
+            return
+        if isinstance(value, Tiles):
+            what = ask.prompts.text or "the object"
+            self._to.update(busy=Progress(f"Looking for {what}", value.done, value.total))
             return
         if isinstance(value, Similar):
             self._to.focus.show_similarity(value.key, value.similarity)

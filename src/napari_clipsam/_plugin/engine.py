@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from napari_clipsam._plugin.importing import avoid_llvm_clash
+from napari_clipsam._plugin.windows import inside, is_large, moved, moved_answer, window_for
+from napari_clipsam.inference.requests import PredictRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -17,16 +19,17 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from napari_clipsam._plugin.plane_reader import PlaneReader
     from napari_clipsam.inference.propagation import PropagationStep
     from napari_clipsam.inference.requests import ObjectMask, Prediction, Target
     from napari_clipsam.inference.segmenter import Segmenter
     from napari_clipsam.inference.stacks import StackStep
     from napari_clipsam.planes import Plane
     from napari_clipsam.prompts import Prompts
-    from napari_clipsam.session.objects import PlaneKey, SessionObject
+    from napari_clipsam.session.objects import Box, PlaneKey, SessionObject
     from napari_clipsam.session.restoring import Recipe
 
-__all__ = ["Ask", "Engine", "Found", "Loaded", "Setup", "Similar"]
+__all__ = ["Ask", "Engine", "Found", "Loaded", "Setup", "Similar", "Tiles"]
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class Loaded:
 class Ask:
     """One question about one plane; `read` gives the plane without any layer."""
 
-    read: Callable[[PlaneKey], Plane]
+    read: PlaneReader
     key: PlaneKey
     prompts: Prompts
     target: Target
@@ -80,6 +83,14 @@ class Found:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Tiles:
+    """How many parts of a large plane were looked at."""
+
+    done: int
+    total: int
+
+
 @dataclass
 class Engine:
     """Answers questions with the model of a `Setup`.
@@ -88,9 +99,12 @@ class Engine:
     ----------
     check : callable
         Called by the model between two blocks; what it raises ends the answer.
+    tell : callable
+        Called with `Tiles` while a plane is looked at in parts.
     """
 
     check: Callable[[], None]
+    tell: Callable[[Any], None] = lambda value: None
     _segmenter: Segmenter | None = field(default=None, repr=False)
     _setup: Setup | None = None
 
@@ -128,6 +142,11 @@ class Engine:
         """Answer one question; a word's similarity comes first."""
         start = time.perf_counter()
         yield from self.load(setup)
+        shape, previous = ask.read.plane_shape(ask.key), ask.previous
+        if ask.target == "object" and (window := window_for(shape, ask.prompts, previous)):
+            prediction = self._in_window(ask, window)
+            yield Found(ask.key, moved_answer(prediction, window, shape), _since(start))
+            return
         segmenter, plane = self._ready, ask.read(ask.key)
         begun = time.perf_counter()
         if ask.prompts.text is not None and ask.target != "object":
@@ -135,22 +154,24 @@ class Engine:
             if similarity is not None:
                 yield Similar(ask.key, similarity)
         before = time.perf_counter() - begun
-        prediction = segmenter.answer(_request(plane, ask), ask.previous)
+        request = PredictRequest(plane, ask.prompts, ask.target)
+        prediction = segmenter.answer(request, previous, self._tell_tiles)
         seconds = prediction.seconds
         seconds["signals"] = seconds.get("signals", 0.0) + before
-        yield Found(ask.key, prediction, time.perf_counter() - start)
+        yield Found(ask.key, prediction, _since(start))
 
     def prepare(
         self,
         setup: Setup,
-        read: Callable[[PlaneKey], Plane],
+        read: PlaneReader,
         keys: tuple[PlaneKey, ...],
         word: str | None,
     ) -> Iterator[Any]:
         """Encode planes ahead, so that the first click in each is quick."""
         yield from self.load(setup)
         for key in keys:
-            self._ready.prepare(read(key), word)
+            if not is_large(read.plane_shape(key)):
+                self._ready.prepare(read(key), word)
             yield None
 
     def stack(
@@ -199,6 +220,18 @@ class Engine:
         yield from self.load(setup)
         yield from replay(recipes, self._ready, read, setup.model, setup.adapter, spacing)
 
+    def _in_window(self, ask: Ask, window: Box) -> Prediction:
+        """Answer about an object by reading only what surrounds it."""
+        previous = ask.previous
+        if previous is not None:
+            previous = moved(previous, -window[0], -window[1])
+        plane = ask.read.window(ask.key, window)
+        request = PredictRequest(plane, inside(ask.prompts, window), "object")
+        return self._ready.answer(request, previous)
+
+    def _tell_tiles(self, done: int, total: int) -> None:
+        self.tell(Tiles(done, total))
+
     @property
     def _ready(self) -> Segmenter:
         assert self._segmenter is not None
@@ -214,10 +247,8 @@ def _same_model(one: Setup, other: Setup) -> bool:
     )
 
 
-def _request(plane: Plane, ask: Ask) -> Any:
-    from napari_clipsam.inference.requests import PredictRequest
-
-    return PredictRequest(plane, ask.prompts, ask.target)
+def _since(start: float) -> float:
+    return time.perf_counter() - start
 
 
 def _device_name(segmenter: Segmenter) -> str:

@@ -16,7 +16,7 @@ from napari_clipsam._intensity import Normalisation
 from napari_clipsam._readers.base import ArraySource, Index
 from napari_clipsam.errors import PlaneError
 from napari_clipsam.planes import Plane, Stack
-from napari_clipsam.session.objects import PlaneKey, plane_axes
+from napari_clipsam.session.objects import Box, PlaneKey, plane_axes
 
 __all__ = ["PlaneReader"]
 
@@ -27,6 +27,8 @@ _PATCH = 128
 _PATCHES = 256
 #: Bytes of planes that are kept, besides the latest.
 _KEPT_BYTES = 256 << 20
+#: Parts of planes that are kept.
+_WINDOWS = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +74,9 @@ class PlaneReader:
     limits: tuple[tuple[float, float], ...] | None = None
     coarse: tuple[Any, ...] = ()
     _kept: OrderedDict[PlaneKey, Plane] = field(default_factory=OrderedDict, init=False, repr=False)
+    _windows: OrderedDict[tuple[PlaneKey, Box], Plane] = field(
+        default_factory=OrderedDict, init=False, repr=False
+    )
 
     def __call__(self, key: PlaneKey) -> Plane:
         """Read one plane.
@@ -97,6 +102,39 @@ class PlaneReader:
         ):
             self._kept.popitem(last=False)
         return plane
+
+    def plane_shape(self, key: PlaneKey) -> tuple[int, int]:
+        """Height and width of a plane, without reading it."""
+        y, x = plane_axes(key)
+        return self.shape[y], self.shape[x]
+
+    def window(self, key: PlaneKey, box: Box) -> Plane:
+        """Read a part of one plane, normalised as the whole.
+
+        Parameters
+        ----------
+        key : PlaneKey
+        box : (int, int, int, int)
+            Half-open (y0, x0, y1, x1), inside the plane.
+        """
+        self.check(key)
+        if (key, box) not in self._windows:
+            parts = dict(zip(plane_axes(key), (slice(*box[::2]), slice(*box[1::2])), strict=True))
+            of_array = {self.axes[axis]: part for axis, part in parts.items()}
+            cropped = replace(
+                self,
+                arrays=tuple(_Cropped(array, of_array) for array in self.arrays),
+                shape=tuple(
+                    parts[axis].stop - parts[axis].start if axis in parts else length
+                    for axis, length in enumerate(self.shape)
+                ),
+                limits=self.normalisation.limits,
+                coarse=(),
+            )
+            self._windows[key, box] = cropped(key)
+            while len(self._windows) > _WINDOWS:
+                self._windows.popitem(last=False)
+        return self._windows[key, box]
 
     def check(self, key: PlaneKey) -> None:
         """Refuse a key that names no plane of this image.
@@ -154,6 +192,29 @@ class PlaneReader:
 
     def _stack(self, view: _View) -> Stack:
         return Stack(view, channels=self.channels)
+
+
+class _Cropped:
+    """A part of an array along some axes; reads no more than is asked for."""
+
+    def __init__(self, array: Any, parts: dict[int, slice]) -> None:
+        self._array, self._parts = array, parts
+        self.dtype = array.dtype
+        self.shape = tuple(
+            parts[axis].stop - parts[axis].start if axis in parts else length
+            for axis, length in enumerate(array.shape)
+        )
+
+    def __getitem__(self, index: Index) -> Any:
+        full: list[int | slice] = list(index)
+        for axis, part in self._parts.items():
+            one = full[axis]
+            if isinstance(one, slice):
+                start, stop, step = one.indices(self.shape[axis])
+                full[axis] = slice(part.start + start, part.start + stop, step)
+            else:
+                full[axis] = part.start + one
+        return self._array[tuple(full)]
 
 
 class _View:

@@ -17,6 +17,7 @@ from napari_clipsam.errors import ClipSamError, OutputError
 from napari_clipsam.outputs import replacing
 from napari_clipsam.session.database import FILE_NAME
 from napari_clipsam.session.journal import ImageInfo, Journal, JournalInfo, discard, unfinished
+from napari_clipsam.session.objects import slices_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -252,9 +253,9 @@ class Recorder:
             self._record_base(name, plane)
 
     def _record_base(self, name: str, plane: PlaneKey) -> None:
-        current = self.labels.read(name, plane, None)
-        if current is not None and current.any():
-            self._recording().base(name, plane, current)
+        layer = self.labels.layer(name)
+        if layer is not None and np.any(layer.data[slices_of(plane)]):
+            self._recording().base(name, plane, np.array(layer.data[slices_of(plane)]))
 
     def _guarded(self, record: Callable[[], object]) -> None:
         try:

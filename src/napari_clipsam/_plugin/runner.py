@@ -82,6 +82,10 @@ class Runner(Protocol):
         """
         ...
 
+    def tell(self, value: Any) -> None:
+        """Hand over a value from inside a step; called on the worker."""
+        ...
+
     def close(self) -> None:
         """Drop all jobs and end; may be called twice."""
         ...
@@ -129,6 +133,11 @@ class SyncRunner:
         """Raise `Stopped` if the running job was stopped."""
         if self._running and self._running[-1].stopped:
             raise Stopped("Stopped.")
+
+    def tell(self, value: Any) -> None:
+        """Hand over a value from inside a step."""
+        if self._running:
+            self._running[-1].job.on_value(value)
 
     def close(self) -> None:
         """Nothing is left to end."""
@@ -193,6 +202,12 @@ class ThreadRunner:
                 return
             self._finish(urgent)
         raise Stopped("Stopped.")
+
+    def tell(self, value: Any) -> None:
+        """Hand over a value from inside a step; called on the worker."""
+        if threading.current_thread() is self._thread and self._running:
+            task = self._running[-1]
+            self._hand_over(task, partial(task.job.on_value, value))
 
     def close(self) -> None:
         """Drop all jobs and wait until the thread has ended, which it does at its next check."""

@@ -48,7 +48,9 @@ def controller_of(viewer: ViewerModel) -> SegmentController:
     if viewer not in _OF:
         runner = QtRunner()
         folder = read_settings().folder or user_folder() / "sessions"
-        _OF[viewer] = own = _Belongings(runner, Engine(runner.check), Keeper(viewer, folder))
+        _OF[viewer] = own = _Belongings(
+            runner, Engine(runner.check, runner.tell), Keeper(viewer, folder)
+        )
         finalize(viewer, runner.close)
         application = QCoreApplication.instance()
         if application is not None:
