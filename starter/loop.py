@@ -21,6 +21,10 @@ from starter.synthetic import generate_many
 
 __all__ = ["Average", "Run", "arguments", "autocast", "prepare", "training_store"]
 
+# How often nuclei, phase contrast, blood smears (few, so they weigh more) and generated images are
+# drawn.
+_SHARES = (0.42, 0.13, 0.1, 0.35)
+
 
 def arguments(description: str, steps: int) -> argparse.ArgumentParser:
     """Command line options that every stage has."""
@@ -33,6 +37,7 @@ def arguments(description: str, steps: int) -> argparse.ArgumentParser:
     parser.add_argument("--stop-after", type=float, default=None, help="minutes; resume later")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--generated", type=int, default=6000, help="number of generated images")
+    parser.add_argument("--shares", type=float, nargs=4, default=_SHARES, help="of each kind")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="that generate them")
     parser.add_argument("--save-every", type=int, default=200, help="steps")
     parser.add_argument("--validate-every", type=int, default=1000, help="steps; 0: at the end")
@@ -50,18 +55,18 @@ def prepare(options: argparse.Namespace) -> None:
 
 def training_store(options: argparse.Namespace) -> Store:
     """Measured and generated images on the device; stages of one process share them."""
-    return _store(options.data, options.generated, options.workers, options.device)
+    shares = tuple(options.shares)
+    return _store(options.data, options.generated, options.workers, options.device, shares)
 
 
 @cache
-def _store(data: str, count: int, workers: int, device: str) -> Store:
+def _store(data: str, count: int, workers: int, device: str, shares: tuple[float, ...]) -> Store:
     measured, phase, blood = (load_split(data, [name], "train") for name in TRAINING_SETS)
     start = time.perf_counter()
     generated = list(generate_many(range(count), 320, workers))
     print(f"generated {count} images in {time.perf_counter() - start:.0f} s", flush=True)
-    # Blood smears are few, so they weigh more.
-    groups = [(0.42, measured), (0.13, phase), (0.1, blood), (0.35, generated)]
-    return load_store(groups, device)
+    kinds = (measured, phase, blood, generated)
+    return load_store(list(zip(shares, kinds, strict=True)), device)
 
 
 def autocast(device: str) -> torch.autocast:

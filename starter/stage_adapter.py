@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from napari_clipsam.adapters.files import load_adapter
 from napari_clipsam.adapters.inject import Adapter, build_adapter
 from napari_clipsam.models.sam import BlockAdapter, Decoded, SamConfig
 from napari_clipsam.semantics import (
@@ -37,6 +38,8 @@ from starter.validate import concept_scores
 from starter.windows import Windows, place
 
 __all__ = ["Pairs", "main"]
+
+_DECODER = ("mask_decoder", "prompt_encoder")
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,17 +150,20 @@ def main(argv: list[str] | None = None) -> bool:
     parser.add_argument("--objects", type=int, default=4, help="objects of a pair")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--start", default=None, help="adapter file to go on from")
+    parser.add_argument("--decoder-share", type=float, default=1.0, help="kept of its decoder")
+    parser.add_argument("--decoder-rate", type=float, default=0.25, help="share of the rate")
     parser.add_argument("--crops", type=int, default=0, help="compute features of so many once")
     parser.add_argument("--window", type=int, default=config.SAM.grid, help="tokens trained on")
     parser.add_argument("--whole-from", type=float, default=1.0, help="share of the schedule")
     options = parser.parse_args(argv)
     prepare(options)
     frozen = Frozen(Path(options.base), options.device)
-    adapter = build_adapter(config.ADAPTER, frozen.sam, frozen.clip, options.seed)
-    adapter = adapter.to(options.device).train()
+    adapter = _start(frozen, options).to(options.device).train()
+    decoder, others = _split(adapter)
     groups = [
-        {"params": list(adapter.blocks.parameters()), "lr": options.rate, "weight_decay": 1e-3},
-        {"params": _others(adapter), "lr": options.rate / 4, "weight_decay": 1e-3},
+        {"params": others, "lr": options.rate, "weight_decay": 1e-3},
+        {"params": decoder, "lr": options.decoder_rate * options.rate, "weight_decay": 1e-3},
     ]
     store = training_store(options)
     run = Run("adapter", adapter, groups, options)
@@ -174,9 +180,29 @@ def main(argv: list[str] | None = None) -> bool:
     return run.done == 1
 
 
-def _others(adapter: Adapter) -> list[nn.Parameter]:
-    blocks = {id(p) for p in adapter.blocks.parameters()}
-    return [p for p in adapter.parameters() if id(p) not in blocks]
+def _start(frozen: Frozen, options: argparse.Namespace) -> Adapter:
+    """A fresh adapter, or one to go on from, its decoder taken some way back to the base's.
+
+    The base's decoder answers clicks best, so what words ask for should be learnt around it.
+    """
+    adapter = build_adapter(config.ADAPTER, frozen.sam, frozen.clip, options.seed)
+    if options.start is None:
+        return adapter
+    base = adapter.state_dict()
+    start = load_adapter(options.start, frozen.sam, frozen.clip).state_dict()
+    for name, value in start.items():
+        if name.startswith(_DECODER):
+            start[name] = torch.lerp(base[name].to(value), value, options.decoder_share)
+    adapter.load_state_dict(start)
+    return adapter
+
+
+def _split(adapter: Adapter) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Parameters of decoder and prompt encoder, and all others."""
+    named = list(adapter.named_parameters())
+    return [p for n, p in named if n.startswith(_DECODER)], [
+        p for n, p in named if not n.startswith(_DECODER)
+    ]
 
 
 def _draw(
