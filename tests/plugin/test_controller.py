@@ -18,7 +18,7 @@ from plugin.fakes import CORNERS, SIDE, FakeEngine, make_controller
 
 from napari_clipsam._plugin import commands, recorder
 from napari_clipsam._plugin.controller import SegmentController
-from napari_clipsam._plugin.runner import ThreadRunner
+from napari_clipsam._plugin.runner import Job, ThreadRunner
 from napari_clipsam.errors import ClipSamError, OutOfMemory, OutputError, WeightsError
 from napari_clipsam.session.journal import Journal, restore
 
@@ -716,3 +716,162 @@ def test_ten_docks_one_after_the_other_leave_one_listener(
     assert controller.state.can_keep, "the preview is still there"
     commands.keep(viewer)
     assert len(controller.state.objects) == 1
+
+
+# ---------------------------------------------------------------- nothing gets out of step
+
+
+@pytest.mark.parametrize("target", ["concept", "instances"])
+def test_a_reopened_object_of_a_word_is_corrected_itself(
+    flat: SegmentController, target: str
+) -> None:
+    flat.set_target(target)
+    flat.find("nuclei")
+    flat.keep()
+    key = flat.state.objects[0].key
+    flat.open_object(key)
+    click(flat, 30, 40)
+    assert [one.key for one in flat.keeper.state.draft] == [key]
+
+
+def test_a_stack_takes_the_place_of_what_the_word_found_before(deep: SegmentController) -> None:
+    deep.set_target("instances")
+    deep.find("nuclei")
+    for _ in range(2):
+        deep.segment_stack()
+        assert [len(one.masks) for one in deep.keeper.state.draft] == [7, 7, 7]
+
+
+def test_renamed_layers_stay_known(flat: SegmentController) -> None:
+    flat.find("nuclei")
+    flat.keep()
+    mine = flat.viewer.layers["nuclei"]
+    mine.name = "mine"
+    flat.viewer.layers["cells"].name = "other"
+    assert flat.state.image == "other"
+    assert [choice.text for choice in flat.state.label_layers] == ["a new layer", "mine"]
+
+    flat.viewer.add_labels(np.zeros((40, 50), np.uint8), name="nuclei")
+    new = next(choice.value for choice in flat.state.label_layers if choice.text == "nuclei")
+    flat.set_keep_into(new)
+    before = mine.data.copy()
+    flat.find("cells")
+    flat.keep()
+    assert np.array_equal(mine.data, before) and labels(flat).any()
+
+
+def test_clicked_objects_go_into_one_layer(flat: SegmentController) -> None:
+    for y, x in ((10, 10), (30, 40)):
+        click(flat, y, x)
+        flat.keep()
+    assert labels(flat, "objects").max() == 2
+
+
+def test_objects_of_a_layer_that_is_gone_are_kept_anew_or_deleted(flat: SegmentController) -> None:
+    flat.set_target("instances")
+    flat.find("nuclei")
+    flat.keep()
+    flat.viewer.layers.remove("nuclei")
+    first, second, _ = (row.key for row in flat.state.objects)
+    flat.delete_object(first)
+    assert len(flat.state.objects) == 2
+    flat.open_object(second)
+    flat.keep()
+    assert hint(flat) == "" and labels(flat).any()
+
+
+def test_an_object_is_opened_in_its_own_image(flat: SegmentController) -> None:
+    flat.find("nuclei")
+    flat.keep()
+    flat.viewer.add_image(np.ones((7, 40, 50), np.uint8), name="stack")
+    flat.set_image("stack")
+    flat.open_object(flat.state.objects[0].key)
+    assert flat.state.image == "cells" and flat.state.selected
+
+    flat.clear()
+    flat.viewer.layers.remove("cells")
+    flat.open_object(flat.state.objects[0].key)
+    assert hint(flat) == "This object lies in another image. Open cells first."
+
+
+def test_what_a_job_found_is_not_lost_by_what_ends_it(deep: SegmentController) -> None:
+    deep.viewer.add_image(np.ones((7, 40, 50), np.uint8), name="other")
+    done: list[int] = []
+
+    def after(count: int, act: Callable[[], None]) -> None:
+        done.clear()
+
+        def on_step() -> None:
+            done.append(1)
+            if len(done) == count:
+                act()
+
+        engine(deep).on_step = on_step
+
+    deep.set_target("instances")
+    deep.find("nuclei")
+    deep.clear()
+    after(3, lambda: deep.set_image("other"))
+    deep.segment_stack()
+    assert deep.state.image == "cells", "two slices are not kept yet"
+    assert [len(one.masks) for one in deep.keeper.state.draft] == [2, 2, 2]
+
+    after(3, deep.propagate)
+    deep.clear()
+    deep.segment_stack()
+    assert [len(one.masks) for one in deep.keeper.state.draft] == [7, 7, 7]
+
+    deep.clear()
+    deep.set_target("object")
+    click(deep, 3, 20, 20)
+    after(4, deep.keep)
+    deep.propagate()
+    assert len(deep.keeper.state.objects) == 1
+    assert len(next(iter(deep.keeper.state.objects.values())).masks) == 4
+
+
+def test_an_answer_on_its_way_does_not_come_after_a_clear(
+    flat: SegmentController, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs: list[Job] = []
+    monkeypatch.setattr(flat.runner, "submit", jobs.append)
+    flat.find("nuclei")
+    (job,) = (job for job in jobs if job.kind == "answer")
+    values = list(job.work())
+    flat.clear()
+    for value in values:
+        job.on_value(value)
+    assert flat.keeper.state.draft == ()
+
+
+def test_a_restored_session_undoes_what_was_kept(flat: SegmentController, tmp_path: Path) -> None:
+    for y, x in ((10, 10), (30, 40)):
+        click(flat, y, x)
+        flat.keep()
+    flat.undo()
+    flat.redo()
+    flat.keeper.close()
+    (path,) = tmp_path.rglob("*.sqlite")
+    restored = restore(path)
+    assert np.array_equal(restored.labels["objects"], labels(flat, "objects"))
+    while restored.history.undo():
+        pass
+    assert not restored.labels["objects"].any(), "what was kept is not taken for paint"
+
+
+def test_a_lost_session_is_offered_until_something_is_done(
+    flat: SegmentController, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    flat.find("nuclei")
+    project = tmp_path_factory.mktemp("project")
+    flat.save_project(project)
+    journal = flat.keeper.recorder._journal
+    assert journal is not None
+    journal._close()
+
+    again = make_controller(ViewerModel(), tmp_path)
+    again.viewer.add_image(np.zeros((40, 50)), name="cells")
+    assert hint(again).startswith("The last session was cut off")
+    again.act("discard")
+    assert hint(again) == "" and restore(project).state.draft, "a project stays"
+    assert hint(make_controller(again.viewer, tmp_path)) == ""

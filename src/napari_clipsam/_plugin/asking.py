@@ -32,6 +32,12 @@ class Asking:
 
     def __init__(self, controller: SegmentController) -> None:
         self._to = controller
+        self._awaited: Ask | None = None
+
+    def drop(self) -> None:
+        """Wait for no answer any more, not even for one that is on its way already."""
+        self._awaited = None
+        self._to.runner.stop("answer")
 
     def plane(self) -> None:
         """Ask for the word in the plane that is shown."""
@@ -118,6 +124,7 @@ class Asking:
         ask = Ask(self._to.focus.reader(), key, prompts, target, previous)
         if self._to.stacks.progress is None:
             self._to.update(busy=Progress(f"Looking for {prompts.text or 'the object'}"))
+        self._awaited = ask
         then = partial(self._on_answer, ask, adds)
         self._to.runner.submit(
             Job(
@@ -134,8 +141,8 @@ class Asking:
         if isinstance(value, Loaded):
             self._to.on_loaded(value)
             return
-        if not self._to.focus.reads_with(ask.read):
-            # The image went away, or other channels of it are looked at now.
+        if self._awaited is not ask or not self._to.focus.reads_with(ask.read):
+            # Not wanted any more, the image went away, or other channels are looked at now.
             return
         if isinstance(value, Tiles):
             what = ask.prompts.text or "the object"

@@ -49,11 +49,13 @@ ROLE = "clipsam_role"
 MARKS = ("clicks", "shapes")
 
 
-def layer_choices(viewer: ViewerModel, focus: Focus, state: DockState) -> dict[str, Any]:
+def layer_choices(
+    viewer: ViewerModel, focus: Focus, keeper: Keeper, state: DockState
+) -> dict[str, Any]:
     """The part of the state that depends on which layers there are."""
     images = [layer for layer in viewer.layers if isinstance(layer, Image) and not is_own(layer)]
     labels = [layer for layer in viewer.layers if isinstance(layer, Labels) and not is_own(layer)]
-    names = {layer.name for layer in labels}
+    names = {keeper.labels.name_of(layer): layer for layer in labels}
     channels = focus.channels()
     return {
         "images": tuple(Choice(layer.name, layer.name) for layer in images),
@@ -62,7 +64,7 @@ def layer_choices(viewer: ViewerModel, focus: Focus, state: DockState) -> dict[s
         "channel": "" if focus.image is None else focus.image.channel.label,
         "label_layers": (
             Choice("", "a new layer"),
-            *(_labels_choice(layer, focus) for layer in labels),
+            *(_labels_choice(name, layer, focus) for name, layer in names.items()),
         ),
         "keep_into": state.keep_into if state.keep_into in names else "",
         "samples": () if images else SAMPLES,
@@ -88,11 +90,11 @@ def editable(layer: Labels) -> str:
     return ""
 
 
-def _labels_choice(layer: Labels, focus: Focus) -> Choice:
+def _labels_choice(name: str, layer: Labels, focus: Focus) -> Choice:
     why = editable(layer)
     if not why and focus.image is not None and tuple(layer.data.shape) != focus.image.shape:
         why = "This labels layer has another shape than the image. Keep into a new layer."
-    return Choice(layer.name, layer.name, enabled=not why, why=why)
+    return Choice(name, layer.name, enabled=not why, why=why)
 
 
 def best_image(viewer: ViewerModel, former: LayerImage | None) -> str:

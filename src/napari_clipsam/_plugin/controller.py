@@ -21,7 +21,7 @@ from napari_clipsam._plugin.importing import avoid_llvm_clash
 from napari_clipsam._plugin.runner import Job, Runner, Urgency
 from napari_clipsam._plugin.stack_jobs import StackJobs
 from napari_clipsam._plugin.state import DockState, Hint, Progress, Target, Tool
-from napari_clipsam.errors import ClipSamError
+from napari_clipsam.errors import ClipSamError, PlaneError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from napari_clipsam._plugin.drafts import Draft
     from napari_clipsam._plugin.keeper import Keeper
     from napari_clipsam._plugin.settings import Settings
+    from napari_clipsam.session.objects import SessionObject
 
 __all__ = ["SegmentController"]
 
@@ -87,8 +88,7 @@ class SegmentController:
         self._prepare()
         self._on_layers()
         self.keeper.recorder.trouble = self.on_error
-        if lost := self.keeper.recorder.lost():
-            self.update(hint=wording.restore_hint(lost))
+        self._offer_lost()
 
     # -- what the dock may ask for -----------------------------------------------------------------
 
@@ -96,6 +96,7 @@ class SegmentController:
         """Work on another image layer."""
         if self.focus.name == name:
             return
+        self.stacks.settle()
         if self.keeper.state.draft:
             self.update(hint=_UNKEPT)
             return
@@ -147,21 +148,22 @@ class SegmentController:
         self.guarded(self.asking.from_labels)
 
     def keep(self) -> None:
-        """Move the preview into the labels layer, in one undo step."""
+        """Move the preview into the labels layer, in one undo step; what fills it ends."""
+        self.stacks.settle()
         draft = tuple(
             one for one in self.keeper.state.draft if any(mask.area for mask in one.masks.values())
         )
         if not draft or self.focus.image is None:
             self.update(hint=Hint("There is nothing to keep yet. Type a word, or click an object."))
             return
-        self.runner.stop("answer")
+        self.asking.drop()
         image, into = self.focus.image, self.state.keep_into
         self.update(hint=None)
         self.guarded(lambda: self._kept(self.keeper.keep(image, draft, into, self.state.overwrite)))
 
     def clear(self) -> None:
         """Drop the preview and its prompts; undo brings them back."""
-        self.runner.stop("answer")
+        self.asking.drop()
         self.focus.forget_prompts()
         self.focus.hide_similarity()
         if self.keeper.state.draft:
@@ -171,7 +173,7 @@ class SegmentController:
 
     def undo(self) -> None:
         """Take back the last step: prompts, what was kept, slices that were filled."""
-        self.runner.stop("answer")
+        self.asking.drop()
         if self.focus.has_unanswered(self.keeper.state.draft):
             self.sync()
             return
@@ -180,7 +182,7 @@ class SegmentController:
 
     def redo(self) -> None:
         """Do again what was taken back."""
-        self.runner.stop("answer")
+        self.asking.drop()
         self.guarded(self.keeper.redo)
         self.sync()
 
@@ -210,7 +212,8 @@ class SegmentController:
 
     def stop(self) -> None:
         """End what runs; what is finished is kept."""
-        for kind in ("answer", "stack", "export"):
+        self.asking.drop()
+        for kind in ("stack", "export"):
             self.runner.stop(kind)
 
     def open_object(self, key: str) -> None:
@@ -237,7 +240,7 @@ class SegmentController:
             "target-instances": partial(self.set_target, "instances"),
             "target-object": partial(self.set_target, "object"),
             "restore": self._restore,
-            "discard": self.keeper.recorder.discard_lost,
+            "discard": self._discard,
         }
         self.guarded(actions[action])
 
@@ -325,6 +328,7 @@ class SegmentController:
         self.sync()
         self._on_layers()
         self._on_slice()
+        self._offer_lost()
 
     def _use_tool(self, tool: Tool) -> None:
         self.focus.use_tool(tool)
@@ -385,7 +389,7 @@ class SegmentController:
         """Layers came, went or were renamed."""
         if self.focus.image is not None and not self.focus.is_there:
             self._leave_image()
-        part = choices.layer_choices(self.viewer, self.focus, self.state)
+        part = choices.layer_choices(self.viewer, self.focus, self.keeper, self.state)
         self.update(**part)
         if self.focus.image is None:
             first = choices.best_image(self.viewer, self.keeper.image)
@@ -417,10 +421,24 @@ class SegmentController:
             if self.keeper.has_unkept():
                 self.update(hint=_UNKEPT)
                 return
+            self._show_image_of(one)
             self.keeper.open(key)
             self.update(target="object", word=one.word or "")
             self.sync()
         self.focus.go_to(one.weakest)
+
+    def _show_image_of(self, one: SessionObject) -> None:
+        """Work on the image that an object lies in.
+
+        Raises
+        ------
+        PlaneError
+            It is not there.
+        """
+        if one.image != self.focus.name and one.image in {c.value for c in self.state.images}:
+            self._take_up(one.image)
+        if self.focus.image is None or not drafts.fitting((one,), self.focus.image.shape):
+            raise PlaneError(f"This object lies in another image. Open {one.image} first.")
 
     def _next_weak(self) -> None:
         draft = self.keeper.state.draft
@@ -430,6 +448,16 @@ class SegmentController:
         row = choices.next_weak_object(self.state)
         if row:
             self._open(row)
+
+    def _offer_lost(self) -> None:
+        """Offer a session that was cut off, as long as nothing was done in this one."""
+        lost = self.keeper.recorder.lost()
+        if lost and not (self.keeper.undo_text or self.keeper.redo_text):
+            self.update(hint=wording.restore_hint(lost))
+
+    def _discard(self) -> None:
+        self.keeper.recorder.discard_lost()
+        self._offer_lost()
 
     def _restore(self) -> None:
         path = self.keeper.recorder.take_lost()
@@ -460,6 +488,7 @@ class SegmentController:
             (layers.inserted, self._on_layers),
             (layers.removed, self._on_layers),
             (layers.reordered, self._on_layers),
+            (layers.renamed, self._on_layers),
             (dims.current_step, self._on_slice),
             (dims.order, self._on_slice),
             (dims.ndisplay, self._on_slice),

@@ -79,14 +79,15 @@ def with_object(
 ) -> Draft:
     """The answer to clicks and boxes in one plane: an object, or one for each of several boxes.
 
-    Objects of the draft keep what they have in other planes.
+    Objects of the draft keep what they have in other planes. A kept one that was reopened is
+    corrected, however it was found.
     """
-    former = draft if all(one.target == "object" for one in draft) else ()
+    former = draft if all(one.target == "object" or one.label for one in draft) else ()
     found = []
     for i, (single, mask) in enumerate(zip(split_boxes(prompts), answer.objects, strict=True)):
         word = prompts.text
         if i < len(former):
-            one = replace(former[i], word=word or former[i].word)
+            one = replace(former[i], word=word or former[i].word, target="object")
         else:
             one = new_object(origin, word, "object", {}, {})
         found.append(_with_plane(one, key, single, mask, origin))
@@ -138,9 +139,24 @@ def with_one_more(
 def with_linked(
     origin: Origin, key: PlaneKey, word: str, found: Mapping[str, ObjectMask], draft: Draft
 ) -> Draft:
-    """One slice of a stack: masks by the key of the object that they belong to."""
-    known = {one.key: one for one in draft}
+    """One slice of a stack: masks by the key of the object that they belong to.
+
+    They take the place of what the word found there before, but not of objects that the user added
+    or opened.
+    """
+    known = {}
+    for one in draft:
+        is_former = one.target == "instances" and one.word == word and not one.label
+        asked = one.prompts.get(key)
+        if is_former and asked is not None and not asked.has_object:
+            one = _without(one, key)
+            if not one.masks:
+                continue
+        known[one.key] = one
+    fixed = [one.masks[key] for one in known.values() if key in one.masks and one.word == word]
     for name, mask in found.items():
+        if _covered(mask, fixed):
+            continue
         one = known.get(name) or replace(new_object(origin, word, "instances", {}, {}), key=name)
         known[name] = _with_plane(one, key, Prompts(word), mask, origin)
     return tuple(known.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from napari_clipsam.session.history import LabelPatch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
@@ -43,6 +44,17 @@ class HandEdits:
     ) -> None:
         self._labels, self._shown, self._found = labels, shown, found
         self._seen: dict[str, tuple[PlaneKey, NDArray] | None] = {}
+        self._is_own = False
+
+    @contextmanager
+    def own_step(self) -> Iterator[None]:
+        """While a step of the session writes, which napari reports like paint, nobody looks."""
+        self._is_own = True
+        try:
+            yield
+        finally:
+            self._is_own = False
+            self.remember()
 
     def watch(self, name: str) -> None:
         """Look at a layer from now on."""
@@ -54,6 +66,8 @@ class HandEdits:
 
     def look(self, _: object = None) -> None:
         """Report what changed since the last look, then look at the planes that are shown now."""
+        if self._is_own:
+            return
         for name, seen in self._seen.items():
             if seen is None:
                 continue

@@ -79,26 +79,27 @@ class Keeper:
         self._edits.look()
         change = Change(what, self.state, after, tuple(patches))
         self.recorder.before(change)
-        self._history.push(change)
+        with self._edits.own_step():
+            self._history.push(change)
         self.state = after
         self.recorder.done(change)
         for patch in patches:
             self._edits.watch(patch.layer)
-        self._edits.remember()
 
     def keep(
         self, image: LayerImage, draft: Sequence[SessionObject], into: str, overwrite: bool
     ) -> str:
         """Put the objects of a preview into a labels layer; returns what was done, in words.
 
-        An object that was kept before takes its own place in its own layer.
+        An object that was kept before takes its own place in its own layer; where that is gone, it
+        is kept anew.
 
         Raises
         ------
         PlaneError
             The layer cannot be written to.
         """
-        fresh = [one for one in draft if not one.label]
+        fresh = [one for one in draft if not self._has_place(one)]
         name = into
         if fresh and not name:
             word = fresh[0].word or "objects"
@@ -107,10 +108,11 @@ class Keeper:
             self.labels.usable(name, image.shape)
         first = 1 + max(self.labels.largest(name), self._largest_kept(name)) if fresh else 0
         kept = [replace(one, label=first + i, labels=name) for i, one in enumerate(fresh)]
-        kept += [one for one in draft if one.label]
+        kept += [one for one in draft if self._has_place(one)]
         patches = self._patches(kept, overwrite)
         self.do("keep", self.state.with_objects(kept).with_draft(()), patches)
-        names = sorted({one.labels or "" for one in kept})
+        layers = [self.labels.layer(one.labels or "") for one in kept]
+        names = sorted({layer.name for layer in layers if layer is not None})
         return f"kept {wording.count(len(kept), 'object')} in {', '.join(names)}"
 
     def delete(self, key: str) -> None:
@@ -120,7 +122,8 @@ class Keeper:
             return
         draft = tuple(other for other in self.state.draft if other.key != key)
         after = self.state.without([key]).with_draft(draft)
-        patches = self._patches([replace(one, masks={})], overwrite=False)
+        gone = [replace(one, masks={})] if self._has_place(one) else []
+        patches = self._patches(gone, overwrite=False)
         self.do(f"delete object {one.label}", after, patches)
 
     def open(self, key: str) -> None:
@@ -129,8 +132,9 @@ class Keeper:
         self.do(f"open object {one.label}", self.state.with_draft([one]))
 
     def layer_for(self, word: str) -> str:
-        """The labels layer that objects of a word were kept in last, "" for none."""
-        kept = [one for one in self.state.objects.values() if one.word == word and one.labels]
+        """The labels layer that objects of a word, or of none, were kept in last; "" for none."""
+        objects = self.state.objects.values()
+        kept = [one for one in objects if (one.word or "") == word and one.labels]
         names = [one.labels or "" for one in reversed(kept)]
         return next((name for name in names if self.labels.layer(name) is not None), "")
 
@@ -141,20 +145,20 @@ class Keeper:
     def undo(self) -> None:
         """Take back the latest step."""
         self._edits.look()
-        change = self._history.undo()
+        with self._edits.own_step():
+            change = self._history.undo()
         if change is not None:
             self.state = change.before
             self.recorder.undone()
-        self._edits.remember()
 
     def redo(self) -> None:
         """Do again what was taken back last."""
         self._edits.look()
-        change = self._history.redo()
+        with self._edits.own_step():
+            change = self._history.redo()
         if change is not None:
             self.state = change.after
             self.recorder.redone()
-        self._edits.remember()
 
     def look(self) -> None:
         """Notice what the user painted; called when another slice is shown."""
@@ -191,7 +195,7 @@ class Keeper:
         marks: dict[tuple[str, PlaneKey], list[Mark]] = {}
         for one in objects:
             former = self.state.objects.get(one.key)
-            before = {} if former is None else former.masks
+            before = former.masks if former is not None and former.labels == one.labels else {}
             for key in {**before, **one.masks}:
                 mark = Mark(one.label, one.masks.get(key), before.get(key))
                 marks.setdefault((one.labels or "", key), []).append(mark)
@@ -200,6 +204,10 @@ class Keeper:
             for (layer, key), of_plane in marks.items()
             for patch in patches_for(self.labels, layer, key, of_plane, overwrite)
         )
+
+    def _has_place(self, one: SessionObject) -> bool:
+        """Whether an object was kept, in a layer that is still there."""
+        return bool(one.label) and self.labels.layer(one.labels or "") is not None
 
     def _largest_kept(self, name: str) -> int:
         return max((one.label for one in self.state.kept_in(name)), default=0)

@@ -122,10 +122,15 @@ class Recorder:
         return self._lost.pop(0).path if self.lost() and self._lost else None
 
     def discard_lost(self) -> None:
-        """Delete the sessions that crashes cut off."""
-        for info in self._lost or ():
-            discard(info.path)
-        self._lost = []
+        """Delete that session; a project of the user's stays, but is offered no more."""
+        path = self.take_lost()
+        if path is None:
+            return
+        if path.is_relative_to(self.folder):
+            discard(path)
+        else:
+            journal, _ = Journal.reopen(path, lambda info: empty_labels(info.shape, info.dtype))
+            journal.close(finished=True)
 
     def save_as(self, folder: Path) -> None:
         """Go on recording in a folder of the user's.

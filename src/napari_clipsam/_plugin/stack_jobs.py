@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 __all__ = ["StackJobs"]
 
+_STOPPED = "; stopped, what is finished is there"
+
 
 class StackJobs:
     """The long jobs of a controller, one at a time."""
@@ -51,6 +53,14 @@ class StackJobs:
         # Linked objects are numbered anew in each run; here is who they are.
         self._names: defaultdict[int, str] = defaultdict(lambda: uuid4().hex)
         self.progress: Progress | None = None
+        self._finish: Callable[[str], None] | None = None
+
+    def settle(self) -> None:
+        """End the job that runs, if one does, and take what is finished into the preview now."""
+        if self._finish is not None:
+            finish = self._finish
+            self._to.runner.stop("stack")
+            finish(_STOPPED)
 
     def seen(self, key: PlaneKey, seconds: float) -> None:
         """Learn from a plane how long one takes, and that it was corrected."""
@@ -98,6 +108,7 @@ class StackJobs:
         """Follow every object of the preview from the slices that it was shown in."""
         to = self._to
         read, at, axis = self._planes()
+        self.settle()
         seeds: dict[str, dict[int, ObjectMask]] = {}
         prompts: dict[str, dict[int, Prompts]] = {}
         for one in to.keeper.state.draft:
@@ -150,6 +161,7 @@ class StackJobs:
         take: Callable[[Any], Callable[[Draft], Draft]],
         name: Callable[[Any], str],
     ) -> None:
+        self.settle()
         to, started, self._steps = self._to, time.perf_counter(), []
         self._names.clear()
         self._base = None
@@ -157,6 +169,8 @@ class StackJobs:
         def on_value(value: Any) -> None:
             if isinstance(value, Loaded):
                 to.on_loaded(value)
+                return
+            if self._finish is not finish:
                 return
             self._steps.append(take(value))
             done = len(self._steps)
@@ -167,7 +181,9 @@ class StackJobs:
             to.update(busy=self.progress)
 
         def finish(note: str = "") -> None:
-            self.progress = None
+            if self._finish is not finish:
+                return  # it was settled already
+            self._finish = self.progress = None
             done = len(self._steps)
             if done:
                 to.do(what, self._applied())
@@ -180,6 +196,7 @@ class StackJobs:
             finish("; ended early")
             to.on_error(error)
 
+        self._finish = finish
         self.progress = Progress(f"{what} ...", 0, total)
         to.update(busy=self.progress, hint=None)
         to.runner.submit(
@@ -190,7 +207,7 @@ class StackJobs:
                 on_value=on_value,
                 on_done=finish,
                 on_error=fail,
-                on_stop=partial(finish, "; stopped, what is finished is there"),
+                on_stop=partial(finish, _STOPPED),
             )
         )
 
@@ -220,8 +237,9 @@ class StackJobs:
         seeds: Mapping[str, Mapping[int, ObjectMask]],
         value: PropagationStep,
     ) -> Callable[[Draft], Draft]:
-        fixed = value.z in seeds.get(value.key, {})
-        return partial(drafts.with_follower, value.key, at(value.z), None if fixed else value.found)
+        if value.z in seeds.get(value.key, {}):
+            return lambda draft: draft
+        return partial(drafts.with_follower, value.key, at(value.z), value.found)
 
     def _planes(self) -> tuple[Callable[[int], Plane], Callable[[int], PlaneKey], int]:
         """Reads slices by number on a worker, names them, and the axis they are numbered along."""

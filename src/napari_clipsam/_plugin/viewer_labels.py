@@ -46,6 +46,24 @@ class ViewerLabels:
                 self._known[name] = ref(found)
         return found
 
+    def name_of(self, layer: Labels) -> str:
+        """The name that stands for a layer, whatever it is called now."""
+        for name, known in self._known.items():
+            if known() is layer:
+                return name
+        name = self._free(layer.name)
+        if name != layer.name:
+            self._known[name] = ref(layer)
+        return name
+
+    def _free(self, name: str) -> str:
+        """A name that stands for no other layer, which may have been renamed since."""
+        known, number = name, 1
+        while (held := self._known.get(known)) is not None and held() in self.viewer.layers:
+            number += 1
+            known = f"{name} ({number})"
+        return known
+
     def know(self, name: str, layer: Labels) -> None:
         """Let a name stand for a layer."""
         self._known[name] = ref(layer)
@@ -86,14 +104,15 @@ class ViewerLabels:
     def new(
         self, name: str, shape: tuple[int, ...], transform: Mapping[str, Any], n_labels: int = 0
     ) -> str:
-        """Add an empty labels layer below the user's prompts; returns the name napari gave it."""
+        """Add an empty labels layer below the user's prompts; returns the name it stands by."""
         layers, active = self.viewer.layers, self.viewer.layers.selection.active
         layer = Labels(empty_labels(shape, label_dtype(n_labels)), name=name, **transform)
         marks = (i for i, one in enumerate(layers) if one.metadata.get(ROLE) in MARKS)
         layers.insert(min(marks, default=len(layers)), layer)
         layers.selection.active = active or layer
-        self._known[layer.name] = ref(layer)
-        return str(layer.name)
+        known = self._free(layer.name)
+        self._known[known] = ref(layer)
+        return known
 
     def largest(self, name: str) -> int:
         """The largest label of a layer."""
