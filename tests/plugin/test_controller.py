@@ -600,6 +600,7 @@ def test_a_project_is_saved_and_opened_again(flat: SegmentController, tmp_path: 
     again.viewer.add_image(np.zeros((40, 50)), name="cells")
     again.open_project(tmp_path / "project")
     assert len(again.state.objects) == 1 and again.keeper.state.draft[0].word == "cells"
+    again.clear()
     again.open_project(tmp_path / "nothing")
     assert again.state.hint is not None and again.state.hint.is_error
     assert len(again.state.objects) == 1
@@ -661,6 +662,40 @@ def test_a_crash_in_a_project_folder_is_noticed(flat: SegmentController, tmp_pat
     assert hint(again).startswith("The last session was cut off (cells")
 
 
+def test_opening_a_project_spares_what_this_session_kept(
+    flat: SegmentController, tmp_path: Path
+) -> None:
+    flat.find("nuclei")
+    flat.keep()
+    flat.save_project(tmp_path / "project")
+    flat.keeper.close()
+    again = make_controller(ViewerModel(), tmp_path / "elsewhere")
+    again.viewer.add_image(np.zeros((40, 50)), name="cells")
+    again.set_target("instances")
+    again.find("nuclei")
+    again.open_project(tmp_path / "project")
+    assert "not kept yet" in hint(again) and len(again.keeper.state.draft) == 3
+    again.keep()
+    mine = labels(again).copy()
+    again.open_project(tmp_path / "project")
+    assert np.array_equal(labels(again, "nuclei (before)"), mine)
+    assert np.array_equal(labels(again), labels(flat))
+
+
+def test_only_objects_of_this_image_are_exported(flat: SegmentController, tmp_path: Path) -> None:
+    flat.find("nuclei")
+    flat.keep()
+    flat.viewer.add_image(np.zeros((7, 20, 30)), name="stack")
+    flat.set_image("stack")
+    flat.export("csv", tmp_path / "out.csv")
+    assert hint(flat).startswith("Nothing of this image is kept.")
+    flat.find("cells")
+    flat.keep()
+    flat.export("csv", tmp_path / "out.csv")
+    rows = list(csv.DictReader((tmp_path / "out.csv").read_text("utf-8").splitlines()))
+    assert [row["word"] for row in rows] == ["cells"]
+
+
 def test_old_sessions_are_pruned(
     viewer: ViewerModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -678,7 +713,7 @@ def test_old_sessions_are_pruned(
 def test_what_was_kept_is_exported(flat: SegmentController, tmp_path: Path, kind: str) -> None:
     path = tmp_path / "out.tif"
     flat.export(kind, path)
-    assert hint(flat) == "Nothing is kept yet. Keep an object first, then export."
+    assert hint(flat) == "Nothing of this image is kept. Keep an object first, then export."
     flat.set_target("instances")
     flat.find("nuclei")
     flat.keep()

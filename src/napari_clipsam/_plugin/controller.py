@@ -254,6 +254,9 @@ class SegmentController:
 
     def open_project(self, folder: Path) -> None:
         """Go on with a session that was saved."""
+        if self.keeper.has_unkept():
+            self.update(hint=_UNKEPT)
+            return
         self.guarded(lambda: self.keeper.open_project(folder))
         self.sync()
 

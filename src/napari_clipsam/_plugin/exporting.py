@@ -39,9 +39,9 @@ def export_work(
     OutputError
         There is nothing to write.
     """
-    image, objects = keeper.image, tuple(keeper.state.objects.values())
+    image, objects = keeper.image, keeper.of_image()
     if image is None or not objects:
-        raise OutputError("Nothing is kept yet. Keep an object first, then export.")
+        raise OutputError("Nothing of this image is kept. Keep an object first, then export.")
     grid = Grid(image.shape, image.spacing, image.unit, image.reader().labels)
     names = {one.labels for one in objects if one.labels}
     layers = {name: keeper.labels.layer(name) for name in names}

@@ -45,6 +45,7 @@ class Focus:
         self._prompts: PromptLayers | None = None
         self._preview: PreviewLayer | None = None
         self._on_prompts: Callable[[PlaneKey], None] | None = None
+        self._watched: list[Any] = []
         self.wrong_view: Hint | None = None
 
     # -- the image ---------------------------------------------------------------------------------
@@ -73,7 +74,8 @@ class Focus:
         image = open_layer(layer, None, self.settings().normalisation)
         self.leave()
         self.image, self._on_prompts = image, on_prompts
-        for event in self._contents():
+        self._watched = self._contents()
+        for event in self._watched:
             event.connect(self._reopen)
 
     def channels(self) -> tuple[ChannelChoice, ...]:
@@ -101,8 +103,9 @@ class Focus:
     def leave(self) -> None:
         """Let go of the image; its prompt layers and preview go with it."""
         self._drop_layers()
-        for event in self._contents():
+        for event in self._watched:
             event.disconnect(self._reopen)
+        self._watched = []
         self.image = None
 
     def _contents(self) -> list[Any]:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from napari_clipsam._plugin import wording
+from napari_clipsam._plugin.drafts import fitting
 from napari_clipsam._plugin.hand_edits import HandEdits
 from napari_clipsam._plugin.layers import displayed_key
 from napari_clipsam._plugin.recorder import Recorder
@@ -131,6 +132,14 @@ class Keeper:
         one = self.state.objects[key]
         self.do(f"open object {one.label}", self.state.with_draft([one]))
 
+    def of_image(self) -> tuple[SessionObject, ...]:
+        """The kept objects that lie in the image that is worked on."""
+        if self.image is None:
+            return ()
+        others = {layer.name for layer in self.viewer.layers} - {self.image.layer.name}
+        objects = (one for one in self.state.objects.values() if one.image not in others)
+        return fitting(tuple(objects), self.image.shape)
+
     def layer_for(self, word: str) -> str:
         """The labels layer that objects of a word, or of none, were kept in last; "" for none."""
         objects = self.state.objects.values()
@@ -176,8 +185,12 @@ class Keeper:
         self._edits.look()
         restored = self.recorder.reopen(path, None if self.image is None else self.image.shape)
         self._edits.close()
+        ours = {one.labels for one in self.state.objects.values()}
         self.state, self._history = restored.state, restored.history
         for name, info in restored.layers.items():
+            if name in ours:
+                # What this session kept there stays as it is.
+                self.labels.let_go(name)
             self.labels.show(name, restored.labels[name], info.transform, restored.touched[name])
         self._history.labels = self.labels
         for name in restored.layers:

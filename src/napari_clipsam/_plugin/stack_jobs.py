@@ -141,7 +141,7 @@ class StackJobs:
         They come as a preview of their own, so that nothing that was kept changes.
         """
         to = self._to
-        kept = [one for one in to.keeper.state.objects.values() if one.image == to.focus.name]
+        kept = to.keeper.of_image()
         if not kept:
             to.update(hint=Hint("Nothing of this image is kept yet. Keep an object first."))
             return

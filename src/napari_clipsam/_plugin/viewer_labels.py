@@ -68,6 +68,13 @@ class ViewerLabels:
         """Let a name stand for a layer."""
         self._known[name] = ref(layer)
 
+    def let_go(self, name: str) -> None:
+        """Leave the layer of a name to itself: the name stands for another from then on."""
+        layer = self.layer(name)
+        if layer is not None:
+            layer.name = f"{name} (before)"
+        self._known.pop(name, None)
+
     def show(
         self, name: str, array: Any, transform: Mapping[str, Any], touched: Iterable[PlaneKey]
     ) -> None:
