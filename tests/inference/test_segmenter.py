@@ -325,6 +325,26 @@ def test_an_adapter_brings_its_own_decoder_and_prompts(
     assert seen["multimask"] == [False, True]
 
 
+def test_an_adapter_may_leave_objects_to_the_base_s_decoder(
+    segmenter: Segmenter,
+    make_adapter: MakeAdapter,
+    make_plane: MakePlane,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    adapter, sam = make_adapter(own_objects=False, threshold=0.0), segmenter.model.sam
+    segmenter.set_adapter(adapter)
+    segmenter.set_plane(make_plane())
+    seen = prompts_seen(segmenter, monkeypatch)
+    segmenter.predict(Prompts("nuclei"))
+    found = segmenter.predict(Prompts("nuclei", points=[(20, 20)]))
+
+    own, base = ((one.prompt_encoder, one.mask_decoder) for one in (adapter, sam))
+    assert seen["parts"] == [own, base]
+    segmenter.set_adapter(make_adapter(threshold=0.0))
+    other = segmenter.predict(Prompts("nuclei", points=[(20, 20)]))
+    assert not np.array_equal(found.objects[0].logits, other.objects[0].logits)
+
+
 def prompts_seen(segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch) -> dict[str, list]:
     """What the decoder is asked from now on."""
     decoder, seen = segmenter._decoder, {}
@@ -334,7 +354,7 @@ def prompts_seen(segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch) -> dict[
         embedding: object, coords: object, kinds: object, mask: object, *rest: object
     ) -> object:
         values = zip(("coords", "kinds", "mask"), (coords, kinds, mask), strict=True)
-        named = {**dict(values), "target": rest[0], "parts": decoder.parts}
+        named = {**dict(values), "target": rest[0], "parts": decoder.parts(rest[0])}
         for name, value in named.items():
             seen.setdefault(name, []).append(value)
         seen.setdefault("multimask", []).append(rest[1])

@@ -62,6 +62,9 @@ class AdapterConfig:
         Points drawn from the similarity map for a concept.
     map_threshold : float
         Above it the similarity map counts as the concept.
+    own_objects : bool
+        Whether objects are decoded by the adapter's own decoder, or by the base's, which an adapter
+        that learnt little from clicks should leave them to. Concepts are always its own.
     """
 
     n_conditioned: int
@@ -79,6 +82,7 @@ class AdapterConfig:
     clip_rank: int = 4
     n_points: int = 5
     map_threshold: float = 0.8
+    own_objects: bool = True
 
     def __post_init__(self) -> None:
         checks = (

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from segment_anything.modeling import MaskDecoder, PromptEncoder
     from torch import Tensor
 
-    from napari_clipsam.adapters.inject import Target
+    from napari_clipsam.adapters.inject import Adapter, Target
     from napari_clipsam.geometry import Frame
     from napari_clipsam.inference.encoding import PlaneEncoder
 
@@ -54,16 +54,22 @@ class PromptDecoder:
         self.encoder = encoder
         self._grid: tuple[PromptEncoder, Tensor] | None = None
 
-    @property
-    def parts(self) -> tuple[PromptEncoder, MaskDecoder]:
-        """Prompt encoder and mask decoder in use."""
-        source = self.encoder.adapter or self.encoder.sam
+    def parts(self, target: Target) -> tuple[PromptEncoder, MaskDecoder]:
+        """Prompt encoder and mask decoder that answer."""
+        source = self._adapter_for(target) or self.encoder.sam
         return source.prompt_encoder, source.mask_decoder
 
     @property
     def mask_size(self) -> int:
-        """Side of mask prompts and low-resolution logits."""
-        return int(self.parts[0].mask_input_size[0])
+        """Side of mask prompts and low-resolution logits; an adapter's are its base's."""
+        return int(self.encoder.sam.prompt_encoder.mask_input_size[0])
+
+    def _adapter_for(self, target: Target) -> Adapter | None:
+        """The adapter whose decoder answers, None where it is the base's."""
+        adapter = self.encoder.adapter
+        if adapter is None or (target == "object" and not adapter.config.own_objects):
+            return None
+        return adapter
 
     def object(self, embedding: Tensor, prompt: ObjectPrompt, frame: Frame) -> Decoded:
         """Decode one object; three masks after a single click, else one."""
@@ -143,8 +149,8 @@ class PromptDecoder:
         exactly, and masks close to the base's.
         """
         self.encoder.pause()
-        prompt_encoder, mask_decoder = self.parts
-        adapter = self.encoder.adapter
+        adapter = self._adapter_for(target)
+        prompt_encoder, mask_decoder = self.parts(target)
         n = len(coords)
         with self.encoder.timed("decode"), autocast(self.encoder.device, self.encoder.dtype):
             self.encoder.calls["decode"] += 1
