@@ -133,7 +133,12 @@ class Driver:
 
     def _export(self, blend: float) -> dict[str, float]:
         options = argparse.Namespace(
-            data=self.options.data, device=self.options.device, blend=blend
+            data=self.options.data,
+            device=self.options.device,
+            blend=blend,
+            layers=None,
+            adapter=None,
+            base_objects=False,
         )
         return export.export_adapter(self.out, options).info.scores["validation"]
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -61,8 +62,14 @@ def export_networks(run: Path) -> None:
 def export_adapter(run: Path, options: argparse.Namespace) -> Adapter:
     """Write adapter.safetensors into the folder of the run, with its threshold and scores."""
     frozen = Frozen(run, options.device)
-    adapter = build_adapter(config.ADAPTER, frozen.sam, frozen.clip).to(options.device)
-    adapter.load_state_dict(blended(adapter, averaged(run, "adapter"), options.blend))
+    settings = replace(config.ADAPTER, own_objects=not options.base_objects)
+    adapter = build_adapter(settings, frozen.sam, frozen.clip).to(options.device)
+    trained = (
+        averaged(run, "adapter")
+        if options.adapter is None
+        else load_adapter(options.adapter, frozen.sam, frozen.clip).state_dict()
+    )
+    adapter.load_state_dict(blended(adapter, trained, options.blend, options.layers))
     adapter.with_info(words=_words(), provenance=_PROVENANCE)
     path = run / "adapter.safetensors"
     save_adapter(adapter.cpu(), path, overwrite=True)
@@ -80,8 +87,10 @@ def export_adapter(run: Path, options: argparse.Namespace) -> Adapter:
     return saved
 
 
-def blended(adapter: Adapter, trained: dict[str, Tensor], share: float) -> dict[str, Tensor]:
-    """Trained weights taken `share` of the way from the base model.
+def blended(
+    adapter: Adapter, trained: dict[str, Tensor], share: float, layers: float | None = None
+) -> dict[str, Tensor]:
+    """Trained weights taken `share` of the way from the base model, the layers `layers` of it.
 
     The decoder and prompt encoder lie between the base's and the trained ones, the layers' last
     maps, which are zero in the base, are scaled. Between the two ends clicks lose less than words
@@ -93,7 +102,7 @@ def blended(adapter: Adapter, trained: dict[str, Tensor], share: float) -> dict[
         if name.startswith(("mask_decoder", "prompt_encoder")):
             mixed[name] = torch.lerp(start[name].to(value), value, share)
         elif name.startswith("blocks") and ".fc2." in name:
-            mixed[name] = share * value
+            mixed[name] = (share if layers is None else layers) * value
     return mixed
 
 
@@ -129,6 +138,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", default="build/starter_run", help="folder of the run")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--blend", type=float, default=1.0, help="share of the adapter's training")
+    parser.add_argument("--layers", type=float, help="share of its layers, if another")
+    parser.add_argument("--adapter", help="a file in place of the run's adapter")
+    parser.add_argument("--base-objects", action="store_true", help="objects by the base's decoder")
     parser.add_argument("--ship", action="store_true", help="copy the files into the package")
     options = parser.parse_args(argv)
     run = Path(options.out)

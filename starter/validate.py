@@ -99,7 +99,10 @@ def prompt_scores(
         for kind, coords, label in (("click", click, (1,)), ("box", corners, (2, 3))):
             marks = torch.tensor(label).expand(len(ids), -1)
             found = _best(
-                adapter or sam, embedding, coords.to(options.device), marks.to(options.device)
+                adapter if adapter is not None and adapter.config.own_objects else sam,
+                embedding,
+                coords.to(options.device),
+                marks.to(options.device),
             )
             predicted = to_data(found, frame, size)
             overlap = (predicted & masks).sum((1, 2)) / (predicted | masks).sum((1, 2))

@@ -191,11 +191,21 @@ def test_stages_learn_resume_and_export(tiny: None, tmp_path: Path) -> None:
     state = torch.load(tmp_path / "adapter.pt", weights_only=True)
     assert state["step"] == 4, "the second run went on where the first one ended"
 
-    options = argparse.Namespace(data="", device="cpu", blend=0.7)
+    settings = {"blend": 0.7, "layers": None, "adapter": None, "base_objects": False}
+    options = argparse.Namespace(data="", device="cpu", **settings)
     adapter = export.export_adapter(tmp_path, options)
     assert adapter.info.words[-1] == "nuclei"
     assert 0 < adapter.info.threshold < 1
     assert "dice" in adapter.info.scores["validation"]
+
+    options.adapter, options.base_objects = str(tmp_path / "adapter.safetensors"), True
+    options.blend, options.layers = 1.0, 0.5
+    again = export.export_adapter(tmp_path, options)
+    assert not again.config.own_objects
+    before, after = adapter.state_dict(), again.state_dict()
+    for name, value in before.items():
+        share = 0.5 if name.startswith("blocks") and ".fc2." in name else 1.0
+        assert torch.allclose(after[name], share * value, atol=1e-3)
 
 
 def test_a_stage_lowers_its_loss(tiny: None, tmp_path: Path) -> None:
