@@ -14,7 +14,7 @@ from napari_clipsam._plugin.prompt_layers import PromptLayers
 from napari_clipsam._plugin.state import Hint
 from napari_clipsam.errors import PlaneError
 from napari_clipsam.prompts import Prompts
-from napari_clipsam.session.objects import plane_axes
+from napari_clipsam.session.objects import at_number, plane_axes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from napari_clipsam.session.objects import PlaneKey
 
 __all__ = ["Focus"]
+
+_NO_IMAGE = "There is no image to look at. Open one, or try a sample."
 
 
 class Focus:
@@ -132,9 +134,10 @@ class Focus:
             There is no image, or no plane of it is shown; says what to do.
         """
         # When napari tells that the last layer was removed, its sliders are already those of none.
-        if self.image is None or not self.is_there:
-            raise PlaneError("There is no image to look at. Open one, or try a sample.")
-        return displayed_key(self.viewer, self.image)
+        image = self._need_image()
+        if not self.is_there:
+            raise PlaneError(_NO_IMAGE)
+        return displayed_key(self.viewer, image)
 
     def shown_key(self) -> PlaneKey | None:
         """The plane that is shown, or None; `wrong_view` then says what to do."""
@@ -149,9 +152,7 @@ class Focus:
 
     def reader(self) -> PlaneReader:
         """Reads planes on a worker, without any layer."""
-        if self.image is None:
-            raise PlaneError("There is no image to look at. Open one, or try a sample.")
-        return self.image.reader()
+        return self._need_image().reader()
 
     @property
     def stack_axis(self) -> int | None:
@@ -193,7 +194,7 @@ class Focus:
             return (key,)
         at, n = int(key[axis] or 0), self.extent()
         beside = [z for z in (at, at + 1, at - 1) if 0 <= z < n]
-        return tuple((*key[:axis], z, *key[axis + 1 :]) for z in beside)
+        return tuple(at_number(key, axis, z) for z in beside)
 
     def slice_distance(self, axis: int) -> float:
         """Distance of two slices in pixels of a plane."""
@@ -271,30 +272,35 @@ class Focus:
         """Show a preview."""
         if self.image is None or (self._preview is None and not draft):
             return
-        if self._preview is None:
-            self._preview = PreviewLayer(self.viewer, self.image)
         shown: dict[PlaneKey, list] = {}
         for number, one in enumerate(drafts.fitting(draft, self.image.shape), start=1):
             for key, mask in one.masks.items():
                 shown.setdefault(key, []).append((number, mask))
-        self._preview.show(shown)
+        self._need_preview().show(shown)
 
     def show_similarity(self, key: PlaneKey, similarity: NDArray[np.float32]) -> None:
         """Show faintly where a plane is like a word."""
         if self.image is not None:
-            if self._preview is None:
-                self._preview = PreviewLayer(self.viewer, self.image)
-            self._preview.similarity(key, similarity)
+            self._need_preview().similarity(key, similarity)
 
     def hide_similarity(self) -> None:
         """Take the similarity away."""
         if self._preview is not None:
             self._preview.hide_similarity()
 
+    def _need_image(self) -> LayerImage:
+        if self.image is None:
+            raise PlaneError(_NO_IMAGE)
+        return self.image
+
+    def _need_preview(self) -> PreviewLayer:
+        if self._preview is None:
+            self._preview = PreviewLayer(self.viewer, self._need_image())
+        return self._preview
+
     def _need_prompts(self) -> PromptLayers:
         if self._prompts is None:
-            assert self.image is not None
-            self._prompts = PromptLayers(self.viewer, self.image)
+            self._prompts = PromptLayers(self.viewer, self._need_image())
             if self._on_prompts is not None:
                 self._prompts.changed.connect(self._on_prompts)
         return self._prompts

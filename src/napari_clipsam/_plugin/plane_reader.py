@@ -97,9 +97,7 @@ class PlaneReader:
         self.check(key)
         plane = self._kept.pop(key, None) or self._read(key)
         self._kept[key] = plane
-        while (
-            len(self._kept) > 1 and sum(p.rgb.nbytes for p in [*self._kept.values()]) > _KEPT_BYTES
-        ):
+        while len(self._kept) > 1 and self._kept_bytes() > _KEPT_BYTES:
             self._kept.popitem(last=False)
         return plane
 

@@ -18,6 +18,7 @@ from napari_clipsam._plugin.engine import Loaded
 from napari_clipsam._plugin.runner import Job, Urgency
 from napari_clipsam._plugin.state import Hint, Progress
 from napari_clipsam.prompts import Prompts
+from napari_clipsam.session.objects import at_number
 from napari_clipsam.session.restoring import Recipe
 
 if TYPE_CHECKING:
@@ -248,7 +249,7 @@ class StackJobs:
         reader = focus.reader()
 
         def at(z: int) -> PlaneKey:
-            return (*key[:axis], z, *key[axis + 1 :])
+            return at_number(key, axis, z)
 
         return (lambda z: reader(at(z))), at, axis
 

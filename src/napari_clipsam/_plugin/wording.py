@@ -6,6 +6,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from napari_clipsam._plugin.state import Hint, ObjectRow
+from napari_clipsam.session.objects import number_runs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -119,13 +120,7 @@ def slices_of_object(one: SessionObject) -> str:
         return ""
     if len({h[:-1] for h in held}) > 1:
         return count(len(held), "slice")
-    runs: list[list[int]] = []
-    for number in (h[-1] for h in held):
-        if runs and number == runs[-1][1] + 1:
-            runs[-1][1] = number
-        else:
-            runs.append([number, number])
-    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
+    return ", ".join(number_runs(h[-1] for h in held))
 
 
 def which_slice(key: PlaneKey, shape: Sequence[int]) -> str:

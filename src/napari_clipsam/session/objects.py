@@ -14,7 +14,16 @@ if TYPE_CHECKING:
     from napari_clipsam.inference.requests import ObjectMask, Target
     from napari_clipsam.prompts import Prompts
 
-__all__ = ["Box", "PlaneKey", "SessionObject", "SessionState", "plane_axes", "slices_of"]
+__all__ = [
+    "Box",
+    "PlaneKey",
+    "SessionObject",
+    "SessionState",
+    "at_number",
+    "number_runs",
+    "plane_axes",
+    "slices_of",
+]
 
 #: Names one 2D plane of data with D axes (without colours and channels): an integer for each axis
 #: that is held, None for exactly two, the plane's y and x in ascending order.
@@ -82,6 +91,28 @@ def slices_of(key: PlaneKey, box: Box | None = None) -> tuple[int | slice, ...]:
     rows, cols = (slice(None),) * 2 if box is None else (slice(*box[::2]), slice(*box[1::2]))
     open_axes = {y_axis: rows, x_axis: cols}
     return tuple(open_axes[axis] if held is None else held for axis, held in enumerate(key))
+
+
+def at_number(key: PlaneKey, axis: int, number: int) -> PlaneKey:
+    """The plane of the same stack at another number along an axis."""
+    return (*key[:axis], number, *key[axis + 1 :])
+
+
+def number_runs(numbers: Iterable[int]) -> list[str]:
+    """Rising numbers in words for people.
+
+    Examples
+    --------
+    >>> number_runs([3, 7, 8, 9])
+    ['3', '7-9']
+    """
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return [str(a) if a == b else f"{a}-{b}" for a, b in runs]
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ from uuid import uuid4
 
 from napari_clipsam.inference.requests import ObjectMask, PredictRequest
 from napari_clipsam.prompts import Prompts
-from napari_clipsam.session.objects import PlaneKey, SessionObject
+from napari_clipsam.session.objects import PlaneKey, SessionObject, at_number
 from napari_clipsam.session.restoring import Recipe
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ class _Replay:
         first = run[0]
         steps = propagate(
             self.segmenter,
-            lambda z: self.planes((*first[:axis], z, *first[axis + 1 :])),
+            lambda z: self.planes(at_number(first, axis, z)),
             {one.key: seeds},
             {},
             (min(by_number), max(by_number)),
@@ -176,5 +176,5 @@ def _runs(planes: Iterable[PlaneKey]) -> Iterator[tuple[int, list[PlaneKey]]]:
         stacks: dict[PlaneKey, list[PlaneKey]] = {}
         for plane in planes:
             if plane[axis] is not None:
-                stacks.setdefault((*plane[:axis], -1, *plane[axis + 1 :]), []).append(plane)
+                stacks.setdefault(at_number(plane, axis, -1), []).append(plane)
         yield from ((axis, run) for run in stacks.values() if len(run) > 1)

@@ -16,7 +16,13 @@ from numpy.typing import NDArray
 from napari_clipsam.inference.requests import ObjectMask
 from napari_clipsam.outputs import replacing
 from napari_clipsam.session.grid import Grid
-from napari_clipsam.session.objects import PlaneKey, SessionObject, plane_axes, slices_of
+from napari_clipsam.session.objects import (
+    PlaneKey,
+    SessionObject,
+    number_runs,
+    plane_axes,
+    slices_of,
+)
 
 __all__ = ["as_painted", "write_coco", "write_table"]
 
@@ -226,14 +232,8 @@ def _slices(planes: Iterable[PlaneKey]) -> str:
     held = sorted({tuple(k for k in plane if k is not None) for plane in planes})
     parts = []
     for before, group in groupby((h for h in held if h), key=lambda h: h[:-1]):
-        runs: list[list[int]] = []
-        for number in (h[-1] for h in group):
-            if runs and number == runs[-1][1] + 1:
-                runs[-1][1] = number
-            else:
-                runs.append([number, number])
         prefix = "".join(f"{k}/" for k in before)
-        parts += [prefix + (str(a) if a == b else f"{a}-{b}") for a, b in runs]
+        parts += [prefix + run for run in number_runs(h[-1] for h in group)]
     return ", ".join(parts)
 
 
