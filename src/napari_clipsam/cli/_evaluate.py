@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from napari_clipsam.cli._common import Progress, make_segmenter, plural, table, write_json
-from napari_clipsam.errors import ConfigError, OutputError
+from napari_clipsam.cli._pairs import chosen_pairs
+from napari_clipsam.errors import OutputError
 from napari_clipsam.outputs import check_output, replacing
 from napari_clipsam.planes import parse_axes, parse_channels
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from napari_clipsam.inference.segmenter import Segmenter
     from napari_clipsam.training.evaluation import Evaluation, Question
-    from napari_clipsam.training.labelled import LabelledImage, LabelledPlane
+    from napari_clipsam.training.labelled import LabelledPlane
 
 __all__ = ["Measurement", "run"]
 
@@ -59,7 +60,7 @@ def run(options: Measurement) -> None:
     axes = None if options.axes is None else parse_axes(options.axes)
     channels = None if options.channels is None else parse_channels(options.channels)
     _check_outputs(options)
-    pairs = _pairs(options)
+    pairs = chosen_pairs(options, options.text)
     known = survey(pairs, question, axes, channels)
     segmenter = make_segmenter(
         options.model, options.clip, options.adapter, options.device, options.seed
@@ -93,38 +94,6 @@ def _check_outputs(options: Measurement) -> None:
             check_output(path, options.overwrite)
     if options.sheet is not None and options.sheet.suffix.lower() != ".png":
         raise OutputError(f"{options.sheet} is not the name of a PNG. Let it end in .png.")
-
-
-def _pairs(options: Measurement) -> list[LabelledImage]:
-    from napari_clipsam.training.labelled import (
-        images_in,
-        is_folder_of_images,
-        pair_paths,
-        read_index,
-    )
-
-    if options.index is not None:
-        return read_index(
-            options.images,
-            options.index,
-            options.labels,
-            options.split,
-            options.where,
-            options.concept,
-            options.text,
-        )
-    if options.split or options.where or options.concept:
-        raise ConfigError(
-            "--split, --where and --concept choose rows of a table. Give --index too."
-        )
-    if options.labels is None:
-        raise ConfigError("The labels are missing. Give LABELS behind IMAGES, or --index CSV.")
-    pairs = pair_paths(options.images, options.labels)
-    if is_folder_of_images(options.images):
-        unpaired = len(images_in(options.images)) - len(pairs)
-        if unpaired:
-            print(f"{plural(unpaired, 'image')} without labels of the same name left out.")
-    return pairs
 
 
 def _report(segmenter: Segmenter, result: Evaluation) -> str:
