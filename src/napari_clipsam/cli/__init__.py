@@ -1,4 +1,4 @@
-"""The command line: ``napari-clipsam segment | evaluate | models | adapters | doctor | demo``.
+"""The command line: ``napari-clipsam segment | finetune | evaluate | models | adapters | ...``.
 
 Whatever goes wrong ends in one line on stderr and an exit status: 2 for input that cannot work,
 1 for anything else, with the traceback in a file that the line names.

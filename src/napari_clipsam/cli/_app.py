@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from napari_clipsam.cli._options import (
+    AdapterChoice,
+    Axes,
+    Channels,
+    Clip,
+    Concept,
+    Device,
+    GoalChoice,
+    Images,
+    Index,
+    Labels,
+    Model,
+    Overwrite,
+    PromptChoice,
+    Seed,
+    SplitName,
+    TargetChoice,
+    Where,
+)
 
 __all__ = ["app"]
 
@@ -26,46 +45,6 @@ models_app = typer.Typer(help="List, import and remove SAM weights.", **_SETTING
 adapters_app = typer.Typer(help="List, show and convert adapters.", **_SETTINGS)
 app.add_typer(models_app, name="models")
 app.add_typer(adapters_app, name="adapters")
-
-
-class TargetChoice(StrEnum):
-    """What is segmented."""
-
-    concept = "concept"
-    instances = "instances"
-    object = "object"
-
-
-class PromptChoice(StrEnum):
-    """What an evaluation prompts with."""
-
-    text = "text"
-    point = "point"
-    box = "box"
-
-
-Model = Annotated[str, typer.Option(metavar="NAME|FILE", help="SAM: a name or a weights file.")]
-Clip = Annotated[
-    str | None,
-    typer.Option(
-        metavar="ARCH:TAG|FILE", help="CLIP for a SAM that brings none, e.g. ViT-B-16:openai."
-    ),
-]
-AdapterChoice = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME|FILE|none", help="Adapter; left out, the one that comes with the model."
-    ),
-]
-Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute.")]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of all random choices.")]
-Axes = Annotated[
-    str | None, typer.Option(metavar="ZYX", help="One letter a dimension, out of T C Z Y X S.")
-]
-Channels = Annotated[
-    str | None, typer.Option(metavar="2|0,1,2", help="One shown grey, or up to three as R, G, B.")
-]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
 
 
 def _show_version(asked: bool) -> None:
@@ -158,14 +137,105 @@ def segment(
 
 
 @app.command()
-def evaluate(
-    images: Annotated[
-        Path, typer.Argument(metavar="IMAGES", help="A file, a folder, or a data folder.")
-    ],
-    labels: Annotated[
-        Path | None,
-        typer.Argument(metavar="LABELS", help="As IMAGES; not needed with --index."),
+def finetune(
+    images: Images,
+    labels: Labels = None,
+    output: Annotated[
+        Path,
+        typer.Option("-o", "--output", metavar="ADAPTER", help="Ends in .safetensors."),
+    ] = ...,  # type: ignore[assignment]
+    text: Annotated[
+        list[str],
+        typer.Option(metavar="WORD", help="What is labelled; repeat it for words of the same."),
+    ] = ...,  # type: ignore[assignment]
+    shots: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="Labelled planes in all, held-out ones among them."),
     ] = None,
+    hold_out: Annotated[
+        float, typer.Option(metavar="FRACTION", help="Share of the planes that is tested on.")
+    ] = 0.2,
+    minutes: Annotated[
+        float | None, typer.Option(metavar="M", help="Time to train; left out, 3.")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(metavar="N", help="Steps in place of a time.")
+    ] = None,
+    target: Annotated[
+        GoalChoice, typer.Option(help="All that the word names, single objects, or both.")
+    ] = GoalChoice.concept,
+    start: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="ADAPTER|none",
+            help="Adapter to go on from; left out, the one that comes with the model.",
+        ),
+    ] = None,
+    no_semantics: Annotated[
+        bool, typer.Option("--no-semantics", help="Leave CLIP's signals out of the encoder.")
+    ] = False,
+    model: Model = "starter",
+    clip: Clip = None,
+    index: Index = None,
+    split: SplitName = None,
+    where: Where = None,
+    concept: Concept = None,
+    axes: Axes = None,
+    channels: Channels = None,
+    device: Device = "auto",
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a training that was cut off or stopped.")
+    ] = False,
+    curve: Annotated[
+        Path | None,
+        typer.Option(metavar="PNG", help="Learning curve; left out, beside the adapter."),
+    ] = None,
+    no_curve: Annotated[bool, typer.Option("--no-curve", help="No learning curve.")] = False,
+) -> None:
+    """Teach a word from labelled images: train an adapter, and measure it on some held out.
+
+    Ctrl-C stops and keeps the best so far.
+    """
+    from napari_clipsam.cli._finetune import FineTuning, run
+
+    run(
+        FineTuning(
+            images=images,
+            labels=labels,
+            texts=tuple(text),
+            output=output,
+            shots=shots,
+            seed=seed,
+            hold_out=hold_out,
+            minutes=minutes,
+            steps=steps,
+            target=target.value,
+            start=start,
+            semantics=not no_semantics,
+            model=model,
+            clip=clip,
+            index=index,
+            split=split,
+            where=tuple(where or ()),
+            concept=concept,
+            axes=axes,
+            channels=channels,
+            device=device,
+            overwrite=overwrite,
+            resume=resume,
+            curve=curve,
+            no_curve=no_curve,
+        )
+    )
+
+
+@app.command()
+def evaluate(
+    images: Images,
+    labels: Labels = None,
     prompts: Annotated[PromptChoice, typer.Option(help="What the model is given.")] = ...,  # type: ignore[assignment]
     text: Annotated[
         str | None, typer.Option(metavar="WORD", help="The word; it conditions clicks and boxes.")
@@ -177,20 +247,10 @@ def evaluate(
     model: Model = "starter",
     clip: Clip = None,
     adapter: AdapterChoice = None,
-    index: Annotated[
-        Path | None, typer.Option(metavar="CSV", help="Table that pairs, splits and selects.")
-    ] = None,
-    split: Annotated[
-        str | None, typer.Option(metavar="NAME", help="With --index: train, val or test.")
-    ] = None,
-    where: Annotated[
-        list[str] | None,
-        typer.Option(metavar="COLUMN=VALUE", help="With --index: only such rows; repeatable."),
-    ] = None,
-    concept: Annotated[
-        str | None,
-        typer.Option(metavar="WORD", help="With --index: labels of this; else of the --text."),
-    ] = None,
+    index: Index = None,
+    split: SplitName = None,
+    where: Where = None,
+    concept: Concept = None,
     axes: Axes = None,
     channels: Channels = None,
     json: Annotated[

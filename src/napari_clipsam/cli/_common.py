@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Progress",
+    "duration",
     "make_segmenter",
     "megabytes",
     "plural",
@@ -65,7 +66,7 @@ class Progress:
         text = f"{self._what} {done}/{total}"
         if 0 < done < total:
             left = (time.monotonic() - self._start) / done * (total - done)
-            text += f", about {_duration(left)} left"
+            text += f", about {duration(left)} left"
         self._write(text)
 
     def clear(self) -> None:
@@ -81,7 +82,8 @@ class Progress:
         self._width = len(text)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """A time for people."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

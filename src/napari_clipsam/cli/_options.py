@@ -1,0 +1,98 @@
+"""Arguments and options that several commands have."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = [
+    "AdapterChoice",
+    "Axes",
+    "Channels",
+    "Clip",
+    "Concept",
+    "Device",
+    "GoalChoice",
+    "Images",
+    "Index",
+    "Labels",
+    "Model",
+    "Overwrite",
+    "PromptChoice",
+    "Seed",
+    "SplitName",
+    "TargetChoice",
+    "Where",
+]
+
+
+class TargetChoice(StrEnum):
+    """What is segmented."""
+
+    concept = "concept"
+    instances = "instances"
+    object = "object"
+
+
+class GoalChoice(StrEnum):
+    """What is learnt."""
+
+    concept = "concept"
+    object = "object"
+    both = "both"
+
+
+class PromptChoice(StrEnum):
+    """What an evaluation prompts with."""
+
+    text = "text"
+    point = "point"
+    box = "box"
+
+
+Model = Annotated[str, typer.Option(metavar="NAME|FILE", help="SAM: a name or a weights file.")]
+Clip = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ARCH:TAG|FILE", help="CLIP for a SAM that brings none, e.g. ViT-B-16:openai."
+    ),
+]
+AdapterChoice = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME|FILE|none", help="Adapter; left out, the one that comes with the model."
+    ),
+]
+Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of all random choices.")]
+Axes = Annotated[
+    str | None, typer.Option(metavar="ZYX", help="One letter a dimension, out of T C Z Y X S.")
+]
+Channels = Annotated[
+    str | None, typer.Option(metavar="2|0,1,2", help="One shown grey, or up to three as R, G, B.")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
+Images = Annotated[
+    Path, typer.Argument(metavar="IMAGES", help="A file, a folder, or a data folder.")
+]
+Labels = Annotated[
+    Path | None,
+    typer.Argument(metavar="LABELS", help="As IMAGES; not needed with --index."),
+]
+Index = Annotated[
+    Path | None, typer.Option(metavar="CSV", help="Table that pairs, splits and selects.")
+]
+SplitName = Annotated[
+    str | None, typer.Option("--split", metavar="NAME", help="With --index: train, val or test.")
+]
+Where = Annotated[
+    list[str] | None,
+    typer.Option(metavar="COLUMN=VALUE", help="With --index: only such rows; repeatable."),
+]
+Concept = Annotated[
+    str | None,
+    typer.Option(metavar="WORD", help="With --index: labels of this; else of the --text."),
+]
