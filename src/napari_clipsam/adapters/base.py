@@ -65,6 +65,9 @@ class AdapterConfig:
     own_objects : bool
         Whether objects are decoded by the adapter's own decoder, or by the base's, which an adapter
         that learnt little from clicks should leave them to. Concepts are always its own.
+    conditioned_objects : bool
+        Whether the image embedding that objects are decoded from is conditioned. False, with
+        `own_objects` False, leaves objects to the base as if there were no adapter.
     """
 
     n_conditioned: int
@@ -83,6 +86,7 @@ class AdapterConfig:
     n_points: int = 5
     map_threshold: float = 0.8
     own_objects: bool = True
+    conditioned_objects: bool = True
 
     def __post_init__(self) -> None:
         checks = (
@@ -99,6 +103,11 @@ class AdapterConfig:
             (self.clip_rank >= 1, "clip_rank", "1 or more"),
             (self.n_points >= 1, "n_points", "1 or more"),
             (0 < self.map_threshold < 1, "map_threshold", "between 0 and 1"),
+            (
+                self.conditioned_objects or not self.own_objects,
+                "conditioned_objects",
+                "true where own_objects is",
+            ),
         )
         for good, name, wanted in checks:
             if not good:

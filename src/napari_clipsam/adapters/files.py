@@ -29,7 +29,14 @@ if TYPE_CHECKING:
     from napari_clipsam.models.clip import Clip
     from napari_clipsam.models.sam import Sam
 
-__all__ = ["FORMAT_VERSION", "AdapterHeader", "load_adapter", "read_header", "save_adapter"]
+__all__ = [
+    "FORMAT_VERSION",
+    "AdapterHeader",
+    "load_adapter",
+    "read_header",
+    "round_as_stored",
+    "save_adapter",
+]
 
 FORMAT_VERSION = 1
 _KEY = "napari_clipsam_adapter"
@@ -196,6 +203,18 @@ def load_adapter(path: str | Path, sam: Sam, clip: Clip) -> Adapter:
         ) from error
     adapter.info = header.info
     return adapter
+
+
+@torch.no_grad()
+def round_as_stored(adapter: Adapter) -> None:
+    """Round an adapter's weights in place to what its file will hold.
+
+    What is measured afterwards holds for the file. Values that are not finite stay.
+    """
+    for parameter in adapter.parameters():
+        rounded = parameter.half().to(parameter.dtype)
+        if rounded.isfinite().all():
+            parameter.copy_(rounded)
 
 
 def _stored(name: str, tensor: Tensor, half: bool) -> Tensor:

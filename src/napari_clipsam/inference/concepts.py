@@ -49,7 +49,6 @@ class _Found:
     score: Tensor
     presence: float | None
     similarity: NDArray[np.float32]
-    embedding: Tensor
 
 
 class ConceptFinder:
@@ -104,11 +103,12 @@ class ConceptFinder:
         answers: list[_Answer] = []
         similarity = None
         for i, (frame, owned) in enumerate(zip(frames, owned_regions(frames), strict=True)):
-            found = self._in_frame(View(plane, frame), word, prompts)
+            view = View(plane, frame)
+            found = self._in_frame(view, word, prompts)
             if found.presence is not None:
                 presences.append(found.presence)
             if self._is_there(found.presence):
-                answers.append((frame, owned, self._objects(found, frame, target, owned)))
+                answers.append((frame, owned, self._objects(found, view, word, target, owned)))
             if len(frames) == 1:
                 similarity = found.similarity
             elif progress is not None:
@@ -187,7 +187,7 @@ class ConceptFinder:
             statistics = cosine_statistics(signals)
             logit = adapter.presence_logits(decoded.iou_token.float(), statistics)
             presence = float(torch.sigmoid(logit)[0])
-        return _Found(decoded.logits[0], decoded.iou[0], presence, shown_map(signals), embedding)
+        return _Found(decoded.logits[0], decoded.iou[0], presence, shown_map(signals))
 
     def _points(self, drawn: Tensor, prompts: Prompts, frame: Frame) -> tuple[Tensor, Tensor]:
         """Points (1, K, 2) in model pixels and their kinds (1, K), padded as SAM pads them.
@@ -205,9 +205,10 @@ class ConceptFinder:
         return F.pad(points, (0, 0, 0, 1)), F.pad(labels, (0, 1), value=-1)
 
     def _objects(
-        self, found: _Found, frame: Frame, target: Target, owned: tuple[slice, slice]
+        self, found: _Found, view: View, word: str, target: Target, owned: tuple[slice, slice]
     ) -> list[ObjectMask]:
         """Concept or instances of one frame; of a concept the part that the frame answers for."""
+        frame = view.frame
         if target == "concept":
             part = _owned_part(found, frame, owned)
             return [part] if part.area else []
@@ -215,7 +216,7 @@ class ConceptFinder:
         rows, cols = (max(1, round(side * size / frame.input_size)) for side in frame.resized)
         logits, scores = find_instances(
             found.logits[0].float(),
-            lambda xy: self.decoder.points(found.embedding, xy),
+            lambda xy: self.decoder.points(self.encoder.object_embedding(view, word), xy),
             frame.input_size,
             self.settings,
             (rows, cols),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import traceback
 from typing import TYPE_CHECKING, Literal
 
@@ -20,6 +21,7 @@ __all__ = [
     "Precision",
     "autocast",
     "choose_device",
+    "free_memory",
     "lacks_operation",
     "memory_guard",
     "require_finite",
@@ -29,6 +31,7 @@ __all__ = [
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 Precision = Literal["auto", "fp32", "fp16", "bf16"]
+_GUESSED_MEMORY = 4 << 30
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 # The CPU's allocator and the libraries of CUDA have no exception of their own.
 _NO_MEMORY = ("not enough memory", "can't allocate memory", "out of memory", "ALLOC_FAILED")
@@ -65,6 +68,16 @@ def choose_device(name: str = "auto") -> torch.device:
             f"{there[kind] - 1}. Choose auto or one of these."
         )
     return torch.device(name)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes a device has free; a guess where the system does not tell."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return _GUESSED_MEMORY
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype:

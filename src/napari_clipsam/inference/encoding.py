@@ -97,6 +97,8 @@ class PlaneEncoder:
         self._pixels = TensorCache(0)
         self._texts: dict[str, Tensor] = {}
         self.adapter_key: Hashable = None
+        # Tells the adapter's own CLIP attention from that of others.
+        self._tuning: str | None = None
         self.check: Callable[[], None] | None = None
         self._away = 0.0
         self.reset_clock()
@@ -146,6 +148,7 @@ class PlaneEncoder:
         back finds what it left, and one that was trained on in between does not.
         """
         self.adapter = adapter
+        self._tuning = None
         if adapter is None:
             self.adapter_key = None
             # In fp32 it does not matter where the encoder is split, so the trunks are shared. Below
@@ -156,6 +159,8 @@ class PlaneEncoder:
         weights = tensor_identity(adapter.state_dict())
         self.adapter_key = (weights, adapter.config, adapter.taught)
         self.split = adapter.split
+        if adapter.clip_tuning is not None:
+            self._tuning = tensor_identity(adapter.clip_tuning.state_dict())
 
     def trunk(self, view: View) -> Tensor:
         """Trunk tokens (1, G, G, C) of a view."""
@@ -163,8 +168,7 @@ class PlaneEncoder:
 
     def dense(self, view: View) -> Tensor:
         """Dense CLIP features V (1, 1 + N, D) of a view, by the adapter's own attention if any."""
-        own = None if tuning_of(self.adapter) is None else self.adapter_key
-        return self._dense.get((*view.key, own), lambda: self._run_dense(view)).float()
+        return self._dense.get((*view.key, self._tuning), lambda: self._run_dense(view)).float()
 
     def text(self, word: str) -> Tensor:
         """t (D,) of a word; a taught one has its learned vector added.
@@ -192,10 +196,24 @@ class PlaneEncoder:
             return make_signals(dense, text[None], normalisation, self._valid(view))
 
     def embedding(self, view: View, word: str | None) -> Tensor:
-        """Image embedding (1, C, G, G), conditioned where there are a word and an adapter."""
-        said = None if word is None or self.adapter is None else _word_key(word)
+        """Image embedding (1, C, G, G), conditioned where there is an adapter.
+
+        Raises
+        ------
+        WordError
+            There is an adapter, but no word.
+        """
+        adapter = self.adapter
+        said = None if word is None or adapter is None else _word_key(word)
         key = (*view.key, self.split, self.adapter_key, said)
-        return self._embeddings.get(key, lambda: self._run_head(view, said)).float()
+        return self._embeddings.get(key, lambda: self._run_head(view, said, adapter)).float()
+
+    def object_embedding(self, view: View, word: str | None) -> Tensor:
+        """What objects are decoded from: the base's where the adapter leaves them to it."""
+        if self.adapter is None or self.adapter.config.conditioned_objects:
+            return self.embedding(view, word)
+        key = (*view.key, self.split, None, None)
+        return self._embeddings.get(key, lambda: self._run_head(view, None, None)).float()
 
     def resized(self, view: View) -> Tensor:
         """Height and width (1, 2) of a view in model pixels."""
@@ -241,16 +259,16 @@ class PlaneEncoder:
             tuning = tuning_of(self.adapter)
             return require_finite(self.clip.dense(self.pixels(view), tuning, self.pause))
 
-    def _run_head(self, view: View, word: str | None) -> Tensor:
+    def _run_head(self, view: View, word: str | None, adapter: Adapter | None) -> Tensor:
         tokens = self.trunk(view)
         conditioning = None
-        if self.adapter is not None:
+        if adapter is not None:
             if word is None:
                 raise WordError("The adapter needs a word. Type what to look for, e.g. nuclei.")
             conditioning = self.signals(view, word)
         with self.timed("head"), autocast(self.device, self.dtype):
             self.calls["head"] += 1
-            adapters = None if self.adapter is None else self.adapter.condition(conditioning)
+            adapters = None if adapter is None else adapter.condition(conditioning)
             return require_finite(self.sam.head(tokens, self.split, adapters, self.pause))
 
     @contextmanager

@@ -301,7 +301,7 @@ class Segmenter:
         if frame.shape != plane.shape or (word is None and self.adapter is not None):
             return
         with memory_guard(self.device, self._encoder.dtype):
-            self._encoder.embedding(View(plane, frame), word)
+            self._encoder.object_embedding(View(plane, frame), word)
 
     def _find(
         self,
@@ -376,7 +376,7 @@ class Segmenter:
         others: list[ObjectMask] = []
         for single in split_boxes(prompts):
             frame, mask = self._frame_and_mask(plane, single, previous)
-            embedding = self._encoder.embedding(View(plane, frame), word)
+            embedding = self._encoder.object_embedding(View(plane, frame), word)
             box = single.boxes[0] if len(single.boxes) else None
             prompt = ObjectPrompt(single.points, single.labels, box, mask)
             decoded = self._decoder.object(embedding, prompt, frame)

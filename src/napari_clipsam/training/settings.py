@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from napari_clipsam.errors import ConfigError
@@ -73,7 +73,7 @@ class FitSettings:
     init: Literal["zero", "paper"] = "zero"
     clip_tuning: ClipTuning = "auto"
     blocks: bool = True
-    loss: LossWeights = LossWeights()
+    loss: LossWeights = field(default_factory=LossWeights)
     views: int | None = None
     cache_trunk: bool = True
     patience: int = 12

@@ -1,0 +1,101 @@
+"""Parts of a plane as a microscope might have shown them: crops, turns, light, focus, noise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import ndimage
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["Crop", "draw_crop", "relight"]
+
+_TRIES = 12
+_SMALLEST = 32
+_GAMMA, _GAIN, _OFFSET, _TINT, _BLUR, _NOISE = 0.35, 0.15, 12.0, 0.08, 0.8, 4.0
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A part of a plane, turned by quarters and mirrored.
+
+    Attributes
+    ----------
+    rows, columns : slice
+    turns : int
+        Quarters, counter-clockwise.
+    mirrored : bool
+        Left to right, after turning.
+    """
+
+    rows: slice
+    columns: slice
+    turns: int = 0
+    mirrored: bool = False
+
+    def of(self, pixels: NDArray) -> NDArray:
+        """Cut and turn an array (H, W, ...)."""
+        part = np.rot90(pixels[self.rows, self.columns], self.turns)
+        return np.ascontiguousarray(part[:, ::-1] if self.mirrored else part)
+
+
+def draw_crop(
+    shown: NDArray[np.bool_],
+    rng: np.random.Generator,
+    side: float,
+    smallest: float = 0.6,
+) -> Crop:
+    """Draw a crop that shows something of a structure.
+
+    Parameters
+    ----------
+    shown : ndarray of bool, shape (H, W)
+        Where there is something to see.
+    rng : numpy Generator
+    side : float
+        A longest side of the plane beyond this is cut to it, pixels.
+    smallest : float
+        Least share of what is left that a crop has along each axis.
+
+    Returns
+    -------
+    Crop
+        Where a few draws all show nothing, the last of them.
+    """
+    height, width = (min(n, round(side)) for n in shown.shape)
+    crop = Crop(slice(0, shown.shape[0]), slice(0, shown.shape[1]))
+    for _ in range(_TRIES):
+        share = rng.uniform(smallest, 1.0)
+        h, w = (max(min(n, _SMALLEST), round(n * share)) for n in (height, width))
+        y, x = rng.integers(shown.shape[0] - h + 1), rng.integers(shown.shape[1] - w + 1)
+        turns, mirrored = int(rng.integers(4)), bool(rng.integers(2))
+        crop = Crop(slice(int(y), int(y) + h), slice(int(x), int(x) + w), turns, mirrored)
+        if shown[crop.rows, crop.columns].any():
+            break
+    return crop
+
+
+def relight(rgb: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Change gamma, gain, offset, focus, noise and, of colours, the stain.
+
+    Parameters
+    ----------
+    rgb : ndarray of uint8, shape (H, W, 3)
+        Where the three channels are equal they stay so.
+    """
+    grey = bool((rgb[..., 0] == rgb[..., 1]).all() and (rgb[..., 0] == rgb[..., 2]).all())
+    pixels = rgb[..., :1] if grey else rgb
+    values = np.power(pixels.astype(np.float32) / 255, np.exp(rng.uniform(-_GAMMA, _GAMMA))) * 255
+    values = values * rng.uniform(1 - _GAIN, 1 + _GAIN) + rng.uniform(-_OFFSET, _OFFSET)
+    if not grey:
+        values = values * rng.uniform(1 - _TINT, 1 + _TINT, size=3).astype(np.float32)
+    if rng.random() < 0.3:
+        sigma = rng.uniform(0, _BLUR)
+        values = ndimage.gaussian_filter(values, (sigma, sigma, 0))
+    if rng.random() < 0.3:
+        values = values + rng.normal(0, rng.uniform(0, _NOISE), values.shape)
+    changed = values.clip(0, 255).astype(np.uint8)
+    return np.repeat(changed, 3, axis=2) if grey else changed

@@ -1,0 +1,191 @@
+"""The second part of a run: adapters, decoder and words' vectors, with trunk and CLIP frozen."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from napari_clipsam.inference.devices import autocast
+from napari_clipsam.training.prompting import (
+    ABSENT_SHARE,
+    Conditioned,
+    concept_terms,
+    object_terms,
+)
+from napari_clipsam.training.rates import falling
+from napari_clipsam.training.vectors import map_loss, patch_targets
+from napari_clipsam.training.views import Batch, View, gather
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from napari_clipsam.training.material import Material
+    from napari_clipsam.training.settings import FitSettings
+
+__all__ = ["HeadLearner"]
+
+_DECODER = ("mask_decoder.", "prompt_encoder.")
+# Shares of the rate, and weight decay.
+_GROUPS = {"blocks": (1.0, 1e-3), "decoder": (0.3, 1e-3), "vectors": (1.0, 0.0)}
+_TERMS = {"mask": 1.0, "object": 1.0, "quality": 0.5, "object_quality": 0.5}
+_TERMS |= {"presence": 0.2, "map": 0.3}
+_CLIP_NORM, _DECAY = 1.0, 0.98
+# Objects of a step, shared by its views.
+_OBJECTS = {"cpu": 4, "gpu": 32}
+_MOST_ROUNDS = 3
+
+
+class HeadLearner:
+    """Trains what conditions and decodes.
+
+    Parameters
+    ----------
+    material : Material
+        Its adapter is trained in place.
+    settings : FitSettings
+
+    Attributes
+    ----------
+    average : Adapter
+        Moving average of the weights: what is measured and kept.
+    """
+
+    def __init__(self, material: Material, settings: FitSettings) -> None:
+        self.material, self.settings = material, settings
+        self.updates = 0
+        adapter = material.adapter.requires_grad_(False)
+        taught = {id(adapter.teach(word)) for word in material.taught}
+        groups: dict[str, list[nn.Parameter]] = {name: [] for name in _GROUPS}
+        for name, parameter in adapter.named_parameters():
+            if id(parameter) in taught:
+                groups["vectors"].append(parameter)
+            elif name.startswith(_DECODER):
+                groups["decoder"].append(parameter)
+            elif not name.startswith(("deltas.", "clip_tuning.")) and (
+                settings.blocks or not name.startswith("blocks.")
+            ):
+                groups["blocks"].append(parameter)
+        self.parameters = [p.requires_grad_() for group in groups.values() for p in group]
+        self._rates = [settings.rate * _GROUPS[name][0] for name in groups if groups[name]]
+        self.optimizer = torch.optim.AdamW(
+            [
+                {"params": members, "lr": 0.0, "weight_decay": _GROUPS[name][1]}
+                for name, members in groups.items()
+                if members
+            ],
+            betas=(0.9, 0.98),
+        )
+        self.average = copy.deepcopy(adapter).eval()
+
+    def step(self, progress: float) -> dict[str, float] | None:
+        """Take one step.
+
+        Parameters
+        ----------
+        progress : float
+            Share of this part that is over, 0..1; the rate falls along a cosine.
+
+        Returns
+        -------
+        dict of str to float, or None
+            The loss terms and their weighted sum ``loss``; None where that or its gradient is not
+            finite, and nothing was changed.
+        """
+        falling(self.optimizer, self._rates, progress, self.updates)
+        self.optimizer.zero_grad(set_to_none=True)
+        terms = self._terms()
+        total = torch.stack([_TERMS[name] * value for name, value in terms.items()]).sum()
+        values = {name: float(value.detach()) for name, value in terms.items()}
+        values["loss"] = float(total.detach())
+        if not math.isfinite(values["loss"]):
+            return None
+        total.backward()
+        norm = nn.utils.clip_grad_norm_(self.parameters, _CLIP_NORM)
+        if not torch.isfinite(norm):
+            return None
+        self.optimizer.step()
+        self._average()
+        return values
+
+    def state(self) -> dict[str, Any]:
+        """All that going on needs."""
+        return {
+            "adapter": self.material.adapter.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "updates": self.updates,
+            "generator": self.material.generator.get_state(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a `state`."""
+        self.material.adapter.load_state_dict(state["adapter"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.updates = state["updates"]
+        self.material.generator.set_state(state["generator"].cpu())
+
+    def _terms(self) -> dict[str, Tensor]:
+        material, settings, goal = self.material, self.settings, self.settings.goal
+        adapter, generator = material.adapter, material.generator
+        views = material.draw()
+        batch = gather(views)
+        words, present = self._draw_words(views)
+        terms: dict[str, Tensor] = {}
+        seen = self._condition(batch, words, present)
+        targets, weights = patch_targets(batch.concept, batch.known, material.model.clip.grid)
+        terms["map"] = map_loss(seen.signals.cosine, targets, weights * present[:, None])
+        with autocast(material.device, material.dtype):
+            if goal != "object":
+                by_clicks = settings.concept_prompts == "clicks" or (
+                    settings.concept_prompts == "both" and material.chance(0.5)
+                )
+                terms |= concept_terms(adapter, seen, batch, by_clicks, settings.loss, generator)
+            if goal != "concept":
+                rounds = 1 + material.pick(range(_MOST_ROUNDS))
+                most = _OBJECTS["cpu" if material.device.type == "cpu" else "gpu"]
+                count = max(1, most // len(views))
+                terms |= object_terms(adapter, seen, batch, count, rounds, settings.loss, generator)
+        return terms
+
+    def _draw_words(self, views: Sequence[View]) -> tuple[list[str], Tensor]:
+        """A word for each view, and whether it names what is labelled there."""
+        material = self.material
+        words, present = [], []
+        for view in views:
+            # Objects are asked under their own word.
+            may_miss = self.settings.goal != "object" and bool(material.absent)
+            missing = may_miss and material.chance(ABSENT_SHARE)
+            pool = material.absent if missing else list(material.words[view.example])
+            words.append(pool[material.pick(range(len(pool)))])
+            present.append(not missing and view.shows)
+        return words, torch.tensor(present, device=material.device)
+
+    def _condition(self, batch: Batch, words: Sequence[str], present: Tensor) -> Conditioned:
+        material = self.material
+        adapter, sam = material.adapter, material.model.sam
+        signals = material.signals(batch, words)
+        tokens = batch.tokens
+        with autocast(material.device, material.dtype):
+            if tokens is None:
+                assert batch.pixels is not None
+                with torch.no_grad():
+                    tokens = sam.trunk(batch.pixels, adapter.split, material.check)
+            adapters = adapter.condition(signals)
+            embedding = sam.head(tokens, adapter.split, adapters, material.check)
+        return Conditioned(embedding, signals, present)
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        self.updates += 1
+        decay = min(_DECAY, self.updates / (self.updates + 4))
+        own = [p.data for p in self.average.parameters()]
+        torch._foreach_lerp_(
+            own, [p.detach() for p in self.material.adapter.parameters()], 1 - decay
+        )
