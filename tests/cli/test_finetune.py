@@ -367,6 +367,51 @@ def test_a_full_disk_while_training_is_one_line(
     assert not out.exists()
 
 
+# ---------------------------------------------------------------- for real
+
+
+def test_the_same_seed_gives_the_same_file(
+    run: Run, em: tuple[Path, Path], tiny: list[object], out: Path, tmp_path: Path
+) -> None:
+    options = ["--steps", 4, "--target", "both", "--no-curve"]
+    done = run("finetune", *em, *WORD, *tiny, *options, "-o", out)
+    assert done.status == 0, done.err
+    assert "Dice and IoU on slice 12: " in done.out
+    again = tmp_path / "again.safetensors"
+    assert run("finetune", *em, *WORD, *tiny, *options, "-o", again).status == 0
+    assert out.read_bytes() == again.read_bytes()
+    model = load_model(str(tiny[1]), str(tiny[3]))
+    assert set(read_header(out).info.scores["after"]) == {"dice", "iou"}
+    assert load_adapter(out, model.sam, model.clip).info.words == ("lamps",)
+    assert made(tmp_path) == {"lamps.safetensors", "again.safetensors"}
+
+
+def test_a_real_training_is_stopped_and_gone_on_with(
+    run: Run,
+    em: tuple[Path, Path],
+    tiny: list[object],
+    out: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def stop(progress: object, event: TrainEvent) -> None:
+        if event.step == 3 and event.stage == "train":
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("napari_clipsam.cli._finetune._TrainingProgress.show", stop)
+        done = run("finetune", *em, *WORD, *tiny, "--steps", 12, "-o", out)
+    assert done.status == 0, done.err
+    assert made(tmp_path) == {"lamps.safetensors", "lamps.png", "lamps.training.pt"}
+    done = run("finetune", *em, "--text", "others", *tiny, "--resume", "--overwrite", "-o", out)
+    assert done.status == 2 and "belongs to training on other images, labels, words" in done.err
+    more = ["--steps", 9, "--resume", "--overwrite"]
+    done = run("finetune", *em, *WORD, *tiny, *more, "-o", out)
+    assert done.status == 0, done.err
+    assert "step 9 " in done.out and "step 2 " not in done.out
+    assert made(tmp_path) == {"lamps.safetensors", "lamps.png"}
+
+
 # ---------------------------------------------------------------- what cannot work
 
 
