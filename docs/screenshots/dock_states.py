@@ -1,6 +1,6 @@
-"""Pictures of the Segment dock in napari's themes, at the widths and scales that have to work.
+"""Pictures of the docks in napari's themes, at the widths and scales that have to work.
 
-    python docs/screenshots/dock_states.py FOLDER [--scale 1.5] [--only no-match]
+    python docs/screenshots/dock_states.py FOLDER [--scale 1.5] [--only segment-no-match]
 
 needs a display (`xvfb-run -a -s "-screen 0 1280x1024x24"`); without `--scale` it writes all
 pictures at 100 %, and runs itself again for 150 %.
@@ -14,16 +14,15 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from psygnal import Signal
+from teach_states import STATES as TEACH_STATES
 
 from napari_clipsam._plugin.state import Choice, DockState, Hint, ObjectRow, Progress
 
 if TYPE_CHECKING:
     import napari.viewer
-
-    from napari_clipsam._plugin._qt.annotate import SegmentDock
 
 THEMES = ("dark", "light")
 WIDTHS = (320, 420)
@@ -85,7 +84,7 @@ IN_STACK = replace(
     size_title="volume/µm³",
 )
 
-STATES: dict[str, DockState] = {
+SEGMENT_STATES: dict[str, DockState] = {
     "no-image": NO_IMAGE,
     "image": WITH_IMAGE,
     "searching": replace(
@@ -117,13 +116,19 @@ STATES: dict[str, DockState] = {
     ),
 }
 
+#: All states by dock and name.
+STATES: dict[str, Any] = {
+    **{f"segment-{name}": state for name, state in SEGMENT_STATES.items()},
+    **{f"teach-{name}": state for name, state in TEACH_STATES.items()},
+}
+
 
 class Still:
     """Controls of a dock that shows one state and does nothing."""
 
-    changed = Signal(DockState)
+    changed = Signal(object)
 
-    def __init__(self, state: DockState) -> None:
+    def __init__(self, state: Any) -> None:
         self.state = state
 
     def __getattr__(self, name: str):
@@ -137,16 +142,17 @@ def settle(milliseconds: int = 0) -> None:
     QTest.qWait(milliseconds)
 
 
-def save(viewer: napari.viewer.Viewer, state: DockState, width: int, path: Path) -> None:
+def save(viewer: napari.viewer.Viewer, state: Any, width: int, path: Path) -> None:
     """Write one picture of a dock in napari's window."""
     from napari_clipsam._plugin._qt.annotate import SegmentDock
+    from napari_clipsam._plugin._qt.finetune import TeachDock
 
-    dock: SegmentDock = SegmentDock(viewer, Still(state))
+    dock = (SegmentDock if isinstance(state, DockState) else TeachDock)(viewer, Still(state))
     frame = viewer.window.add_dock_widget(dock, name="CLIP-Guided SAM", area="right")
     frame.setFloating(True)
     frame.resize(width, HEIGHT)
     frame.activateWindow()
-    settle(700 if state.busy else 100)
+    settle(700 if state.busy or getattr(state, "learning", None) else 100)
     frame.grab().save(str(path))
     viewer.window.remove_dock_widget(frame)
 
@@ -156,7 +162,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--scale", default="", help="of the screen, 1.5 for 150 %%; else both")
-    parser.add_argument("--only", choices=STATES, help="one state instead of all")
+    parser.add_argument("--only", default="", help="states whose name begins so, e.g. teach")
     asked = parser.parse_args()
     asked.folder.mkdir(parents=True, exist_ok=True)
     if not asked.scale:
@@ -174,9 +180,9 @@ def main() -> None:
     percent = round(100 * float(asked.scale))
     for theme in THEMES:
         viewer.theme = theme
-        for name in [asked.only] if asked.only else STATES:
+        for name in [name for name in STATES if name.startswith(asked.only)]:
             for width in WIDTHS:
-                path = asked.folder / f"segment-{name}-{theme}-{width}-{percent}.png"
+                path = asked.folder / f"{name}-{theme}-{width}-{percent}.png"
                 save(viewer, STATES[name], width, path)
                 print(path)
     viewer.close()

@@ -101,7 +101,9 @@ def test_every_one_is_kept_with_numbers_of_its_own(flat: SegmentController) -> N
 
 def test_a_word_that_is_not_there_says_what_to_do(flat: SegmentController) -> None:
     flat.find("vacuoles")
-    assert hint(flat) == "No 'vacuoles' found here (best 0.12). Click one to show me."
+    assert hint(flat) == (
+        "No 'vacuoles' found here (best 0.12). Click one to show me, or teach the word."
+    )
     assert flat.viewer.layers["cells similarity"].visible, "it shows where it might be"
     assert not flat.state.can_keep
 

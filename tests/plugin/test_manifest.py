@@ -13,7 +13,10 @@ from npe2 import PluginManager, PluginManifest
 from napari_clipsam._plugin import commands, samples
 
 MENU = "napari/layers/segment"
-WIDGET = "napari_clipsam._plugin._qt.annotate:SegmentDock"
+WIDGETS = {
+    "Segment": "napari_clipsam._plugin._qt.annotate:SegmentDock",
+    "Teach": "napari_clipsam._plugin._qt.finetune:TeachDock",
+}
 
 
 @pytest.fixture(scope="module")
@@ -26,15 +29,14 @@ def functions(manifest: PluginManifest) -> dict[str, str]:
     return {c.id: str(c.python_name) for c in manifest.contributions.commands}
 
 
-def test_the_dock_is_a_widget(manifest: PluginManifest) -> None:
-    (widget,) = manifest.contributions.widgets
-    assert widget.display_name == "Segment"
-    assert functions(manifest)[widget.command] == WIDGET
+def test_the_docks_are_widgets(manifest: PluginManifest) -> None:
+    widgets = manifest.contributions.widgets
+    assert {w.display_name: functions(manifest)[w.command] for w in widgets} == WIDGETS
 
 
 def test_the_layers_menu_offers_what_one_can_do(manifest: PluginManifest) -> None:
     offered = [functions(manifest)[item.command] for item in manifest.contributions.menus[MENU]]
-    names = ["open_segment_dock", "keep", "clear", "undo", "redo", "next_weak"]
+    names = ["open_segment_dock", "open_teach_dock", "keep", "clear", "undo", "redo", "next_weak"]
     assert offered == [f"napari_clipsam._plugin.commands:{name}" for name in names]
 
 
@@ -51,7 +53,8 @@ def test_every_command_that_acts_on_a_viewer_is_given_it() -> None:
         for node in tree.body
         if isinstance(node, ast.FunctionDef) and node.name in dir(commands)
     }
-    for name in ("open_segment_dock", "keep", "clear", "undo", "redo", "next_weak"):
+    names = ("open_segment_dock", "open_teach_dock", "keep", "clear", "undo", "redo", "next_weak")
+    for name in names:
         annotation = found[name]
         assert isinstance(annotation, ast.Constant), name
         assert annotation.value == "napari.viewer.Viewer", name

@@ -7,9 +7,12 @@ from weakref import WeakKeyDictionary
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
+    from typing import Any, TypeAlias
 
     from napari_clipsam._plugin.controller import SegmentController
+    from napari_clipsam._plugin.teaching import TeachController
+
+    Controller: TypeAlias = SegmentController | TeachController
 
 __all__ = [
     "clear",
@@ -18,34 +21,49 @@ __all__ = [
     "keep",
     "next_weak",
     "open_segment_dock",
+    "open_teach_dock",
     "redo",
     "register",
+    "teach_word",
+    "teacher_in",
     "undo",
     "unwrapped",
 ]
 
-_OPEN: WeakKeyDictionary[Any, SegmentController] = WeakKeyDictionary()
+_SEGMENT: WeakKeyDictionary[Any, SegmentController] = WeakKeyDictionary()
+_TEACH: WeakKeyDictionary[Any, TeachController] = WeakKeyDictionary()
 
 
-def register(viewer: Any, controller: SegmentController) -> None:
-    """Let a controller work in a viewer; a former one ends."""
-    former = _OPEN.get(viewer)
+def register(viewer: Any, controller: Controller) -> None:
+    """Let a controller work in a viewer; a former one of its kind ends."""
+    docks = _docks(controller)
+    former = docks.get(viewer)
     if former is not None:
         former.close()
-    _OPEN[viewer] = controller
+    docks[viewer] = controller
 
 
-def forget(viewer: Any, controller: SegmentController) -> bool:
+def forget(viewer: Any, controller: Controller) -> bool:
     """Say that a controller has ended; returns whether it was the one that works."""
-    if _OPEN.get(viewer) is not controller:
+    docks = _docks(controller)
+    if docks.get(viewer) is not controller:
         return False
-    del _OPEN[viewer]
+    del docks[viewer]
     return True
 
 
 def controller_in(viewer: Any) -> SegmentController | None:
     """The controller of the viewer's Segment dock, if one is open."""
-    return _OPEN.get(unwrapped(viewer))
+    return _SEGMENT.get(unwrapped(viewer))
+
+
+def teacher_in(viewer: Any) -> TeachController | None:
+    """The controller of the viewer's Teach dock, if one is open."""
+    return _TEACH.get(unwrapped(viewer))
+
+
+def _docks(controller: Controller) -> WeakKeyDictionary[Any, Any]:
+    return _TEACH if hasattr(controller, "teach") else _SEGMENT
 
 
 def unwrapped(viewer: Any) -> Any:
@@ -56,6 +74,22 @@ def unwrapped(viewer: Any) -> Any:
 def open_segment_dock(viewer: "napari.viewer.Viewer") -> None:  # type: ignore[name-defined] # noqa: F821, UP037
     """Open the Segment dock, or bring it to the front."""
     viewer.window.add_plugin_dock_widget("napari-clipsam", "Segment")
+
+
+def open_teach_dock(viewer: "napari.viewer.Viewer") -> None:  # type: ignore[name-defined] # noqa: F821, UP037
+    """Open the Teach dock, or bring it to the front."""
+    dock, _ = viewer.window.add_plugin_dock_widget("napari-clipsam", "Teach")
+    dock.show()
+    dock.raise_()
+
+
+def teach_word(viewer: Any, word: str) -> None:
+    """Open the Teach dock with a word filled in."""
+    viewer = unwrapped(viewer)
+    open_teach_dock(viewer)
+    teacher = teacher_in(viewer)
+    if teacher is not None:
+        teacher.take_word(word)
 
 
 def keep(viewer: "napari.viewer.Viewer") -> None:  # type: ignore[name-defined] # noqa: F821, UP037

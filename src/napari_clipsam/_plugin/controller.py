@@ -14,6 +14,7 @@ from psygnal import Signal
 
 from napari_clipsam._plugin import choices, commands, drafts, keymap, wording
 from napari_clipsam._plugin.asking import Asking
+from napari_clipsam._plugin.chosen import Chosen
 from napari_clipsam._plugin.engine import Engine, Loaded, Setup
 from napari_clipsam._plugin.exporting import export_work
 from napari_clipsam._plugin.focus import Focus
@@ -57,6 +58,8 @@ class SegmentController:
         The session: kept objects, undo, journal, labels layers.
     settings : callable
         Gives the user's preferences as they are now.
+    chosen : Chosen, optional
+        Model and adapter of the viewer, which other docks may choose too.
 
     Attributes
     ----------
@@ -73,10 +76,12 @@ class SegmentController:
         engine: Engine,
         keeper: Keeper,
         settings: Callable[[], Settings],
+        chosen: Chosen | None = None,
     ) -> None:
         self.viewer, self.runner, self.engine, self.keeper = viewer, runner, engine, keeper
-        self.settings = settings
-        self.state = DockState(model=settings().model)
+        self.settings, self.chosen = settings, chosen or Chosen()
+        model = self.chosen.model or settings().model
+        self.state = DockState(model=model, adapter=self.chosen.usable_adapter())
         self.focus = Focus(viewer, settings)
         self.asking = Asking(self)
         self.stacks = StackJobs(self)
@@ -241,6 +246,7 @@ class SegmentController:
             "target-object": partial(self.set_target, "object"),
             "restore": self._restore,
             "discard": self._discard,
+            "teach": partial(commands.teach_word, self.viewer, self.state.word),
         }
         self.guarded(actions[action])
 
@@ -347,7 +353,13 @@ class SegmentController:
         former = {name: getattr(self.state, name) for name in ("model", "adapter", "device")}
         former["known_words"] = self.state.known_words
         self.update(**setup, device="", known_words=(), hint=None)
+        self.chosen.choose(self.state.model, self.state.adapter)
         self._prepare(former)
+
+    def _on_chosen(self, model: str, adapter: str) -> None:
+        """Another dock chose."""
+        if (model, adapter) != (self.state.model, self.state.adapter):
+            self._switch(model=model, adapter=adapter)
 
     def _prepare(self, former: dict[str, Any] | None = None) -> None:
         """Off the main thread: what models there are; after a switch, load the one chosen.
@@ -366,10 +378,12 @@ class SegmentController:
                 self.on_loaded(value)
                 self._on_slice()
             else:
-                self.update(**value)
+                own = (*value["adapters"], *self.chosen.unsaved)
+                self.update(**{**value, "adapters": own})
 
         def failed(error: ClipSamError) -> None:
             self.update(**(former or {}))
+            self.chosen.choose(self.state.model, self.state.adapter)
             self.on_error(error)
 
         self.runner.submit(Job("prepare", work, Urgency.WORD, on_value=ready, on_error=failed))
@@ -502,9 +516,11 @@ class SegmentController:
         keymap.bind(self.viewer, self)
         for event, reaction in self._events():
             event.connect(reaction)
+        self.chosen.changed.connect(self._on_chosen)
 
     def _disconnect(self) -> None:
         for event, reaction in self._events():
             event.disconnect(reaction)
+        self.chosen.changed.disconnect(self._on_chosen, missing_ok=True)
         if commands.forget(self.viewer, self):
             keymap.unbind(self.viewer)

@@ -14,22 +14,27 @@ from napari_clipsam._plugin.windows import inside, is_large, moved, moved_answer
 from napari_clipsam.inference.requests import PredictRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 
     import numpy as np
     from numpy.typing import NDArray
 
     from napari_clipsam._plugin.plane_reader import PlaneReader
+    from napari_clipsam.adapters.inject import Adapter
     from napari_clipsam.inference.propagation import PropagationStep
     from napari_clipsam.inference.requests import ObjectMask, Prediction, Target
     from napari_clipsam.inference.segmenter import Segmenter
     from napari_clipsam.inference.stacks import StackStep
+    from napari_clipsam.models.registry import LoadedModel
     from napari_clipsam.planes import Plane
     from napari_clipsam.prompts import Prompts
     from napari_clipsam.session.objects import Box, PlaneKey, SessionObject
     from napari_clipsam.session.restoring import Recipe
+    from napari_clipsam.training.events import Estimate
+    from napari_clipsam.training.ranking import Uncertain
+    from napari_clipsam.training.settings import FitSettings
 
-__all__ = ["Ask", "Engine", "Found", "Loaded", "Setup", "Similar", "Tiles"]
+__all__ = ["Ask", "Engine", "Found", "Lent", "Loaded", "Setup", "Similar", "Tiles"]
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,14 @@ class Tiles:
     total: int
 
 
+@dataclass(frozen=True, eq=False)
+class Lent:
+    """A model, and the adapter it answers with, for somebody who changes neither."""
+
+    model: LoadedModel
+    adapter: Adapter | None
+
+
 @dataclass
 class Engine:
     """Answers questions with the model of a `Setup`.
@@ -101,10 +114,19 @@ class Engine:
         Called by the model between two blocks; what it raises ends the answer.
     tell : callable
         Called with `Tiles` while a plane is looked at in parts.
+
+    Attributes
+    ----------
+    in_memory : dict of str to Adapter
+        Adapters that are in no file, by the name a `Setup` has for them.
+    ready : Loaded or None
+        What was loaded last.
     """
 
     check: Callable[[], None]
     tell: Callable[[Any], None] = lambda value: None
+    in_memory: dict[str, Adapter] = field(default_factory=dict, repr=False)
+    ready: Loaded | None = None
     _segmenter: Segmenter | None = field(default=None, repr=False)
     _setup: Setup | None = None
 
@@ -122,7 +144,8 @@ class Engine:
         from napari_clipsam.inference.segmenter import Segmenter
 
         former = self._setup
-        adapter = None if setup.adapter == "none" else setup.adapter
+        named = None if setup.adapter == "none" else setup.adapter
+        adapter = self.in_memory.get(setup.adapter, named)
         if self._segmenter is not None and former is not None and _same_model(former, setup):
             self._segmenter.set_adapter(adapter)
         else:
@@ -136,7 +159,9 @@ class Engine:
             segmenter.check = self.check
             self._segmenter = segmenter
         self._setup = setup
-        yield Loaded(setup, _device_name(self._segmenter), tuple(self._segmenter.known_words))
+        words = tuple(self._segmenter.known_words)
+        self.ready = Loaded(setup, _device_name(self._segmenter), words)
+        yield self.ready
 
     def answer(self, setup: Setup, ask: Ask) -> Iterator[Loaded | Similar | Found]:
         """Answer one question; a word's similarity comes first."""
@@ -219,6 +244,29 @@ class Engine:
 
         yield from self.load(setup)
         yield from replay(recipes, self._ready, read, setup.model, setup.adapter, spacing)
+
+    def lend(self, setup: Setup) -> Iterator[Loaded | Lent]:
+        """Load a model, and hand it out to be taught."""
+        yield from self.load(setup)
+        yield Lent(self._ready.model, self._ready.adapter)
+
+    def estimate(
+        self, setup: Setup, n_planes: int, settings: FitSettings
+    ) -> Iterator[Loaded | Estimate]:
+        """Try out what teaching will need."""
+        yield from self.load(setup)
+        from napari_clipsam.training.budget import estimate
+
+        yield estimate(self._ready.model, n_planes, settings, self._ready.adapter)
+
+    def rank(
+        self, setup: Setup, planes: Iterable[tuple[Hashable, Plane]], word: str
+    ) -> Iterator[Loaded | Uncertain]:
+        """Say of each plane how unsure the model is there."""
+        yield from self.load(setup)
+        from napari_clipsam.training.ranking import rank_planes
+
+        yield from rank_planes(self._ready, planes, word)
 
     def _in_window(self, ask: Ask, window: Box) -> Prediction:
         """Answer about an object by reading only what surrounds it."""

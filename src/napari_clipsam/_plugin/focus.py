@@ -17,7 +17,7 @@ from napari_clipsam.prompts import Prompts
 from napari_clipsam.session.objects import at_number, plane_axes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from napari.components import ViewerModel
     from numpy.typing import NDArray
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from napari_clipsam._plugin.state import Tool
     from napari_clipsam.session.objects import PlaneKey
 
-__all__ = ["Focus"]
+__all__ = ["Focus", "stack_axis_of"]
 
 _NO_IMAGE = "There is no image to look at. Open one, or try a sample."
 
@@ -163,11 +163,7 @@ class Focus:
         key = self.shown_key()
         if key is None or self.image is None:
             return None
-        shape, names = self.image.shape, self.image.reader().labels
-        held = [a for a, k in enumerate(key) if k is not None and shape[a] > 1]
-        named = [a for a in held if names[a].lower() == "z"]
-        chosen = named or held[-1:]
-        return chosen[0] if chosen else None
+        return stack_axis_of(key, self.image.shape, self.image.reader().labels)
 
     def need_stack_axis(self) -> int:
         """The axis of the slices.
@@ -310,6 +306,14 @@ class Focus:
             if own is not None:
                 own.close()
         self._prompts = self._preview = None
+
+
+def stack_axis_of(key: PlaneKey, shape: Sequence[int], names: Sequence[str]) -> int | None:
+    """The axis that slices beside a plane are numbered along: the one named z, else the last."""
+    held = [a for a, k in enumerate(key) if k is not None and shape[a] > 1]
+    named = [a for a in held if names[a].lower() == "z"]
+    chosen = named or held[-1:]
+    return chosen[0] if chosen else None
 
 
 def _marks(prompts: Prompts | None) -> tuple[object, ...]:

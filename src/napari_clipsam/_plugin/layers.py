@@ -237,6 +237,11 @@ class LayerImage:
         self._reader.check(key)
         return key
 
+    def shown_axes(self, key: PlaneKey) -> tuple[int, int]:
+        """Axes of the layer that a plane spans."""
+        y, x = plane_axes(key)
+        return self._axes[y], self._axes[x]
+
     def point_of(self, key: PlaneKey) -> tuple[float, ...]:
         """World position of a plane's middle, one number for each axis of the layer.
 

@@ -106,6 +106,15 @@ class PlaneReader:
         y, x = plane_axes(key)
         return self.shape[y], self.shape[x]
 
+    def naming(self, key: PlaneKey) -> tuple[dict[str, int], str]:
+        """Number along each axis that is held, and the name of a plane."""
+        index = {
+            label: held
+            for label, held, length in zip(self.labels, key, self.shape, strict=True)
+            if held is not None and length > 1
+        }
+        return index, " ".join([self.name, *(f"{label}={held}" for label, held in index.items())])
+
     def window(self, key: PlaneKey, box: Box) -> Plane:
         """Read a part of one plane, normalised as the whole.
 
@@ -180,12 +189,7 @@ class PlaneReader:
         view = _View(self, self.arrays, self.shape, plane_axes(key))
         stack = self._stack(view)
         stack.normalisation = self.normalisation
-        index = {
-            label: held
-            for label, held, length in zip(self.labels, key, self.shape, strict=True)
-            if held is not None and length > 1
-        }
-        name = " ".join([self.name, *(f"{label}={held}" for label, held in index.items())])
+        index, name = self.naming(key)
         return replace(stack.plane(view.number(key)), index=index, name=name)
 
     def _stack(self, view: _View) -> Stack:

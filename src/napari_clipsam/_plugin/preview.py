@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from napari_clipsam._plugin.layers import LayerImage
     from napari_clipsam.inference.requests import ObjectMask
 
-__all__ = ["PreviewLayer", "empty_labels"]
+__all__ = ["PreviewLayer", "edge_of", "empty_labels", "part_transform"]
 
 Shown = Mapping[PlaneKey, Sequence[tuple[int, "ObjectMask"]]]
 
@@ -191,7 +191,7 @@ class PreviewLayer:
         y, x = (self._image.shape[axis] for axis in plane_axes(key))
         part = np.array(self._data[where])
         part[mask.mask] = fill
-        part[_edge(mask.mask, max(1, round(max(y, x) / 1024)))] = fill + 1
+        part[edge_of(mask.mask, max(1, round(max(y, x) / 1024)))] = fill + 1
         self._data[where] = part
 
     def _follow(self, _: object = None) -> None:
@@ -199,13 +199,13 @@ class PreviewLayer:
         place_layer(self.labels, transform)
         if self._overlay_at is not None:
             key, shape = self._overlay_at
-            place_layer(self.overlay, _over_plane(transform, key, self._image.shape, shape))
+            place_layer(self.overlay, part_transform(transform, key, self._image.shape, shape))
 
 
-def _over_plane(
-    transform: dict[str, Any], key: PlaneKey, shape: tuple[int, ...], coarse: tuple[int, int]
+def part_transform(
+    transform: dict[str, Any], key: PlaneKey, shape: tuple[int, ...], coarse: tuple[int, ...]
 ) -> dict[str, Any]:
-    """Where a coarse picture of one plane lies."""
+    """Where a picture of one plane lies, as coarse as it is."""
     factor, offset = np.ones(len(shape)), np.array([held or 0 for held in key], np.float64)
     for axis, length in zip(plane_axes(key), coarse, strict=True):
         factor[axis] = shape[axis] / length
@@ -229,7 +229,8 @@ def _same(
     )
 
 
-def _edge(mask: NDArray[np.bool_], width: int) -> NDArray[np.bool_]:
+def edge_of(mask: NDArray[np.bool_], width: int) -> NDArray[np.bool_]:
+    """The outermost pixels of a mask."""
     from scipy.ndimage import binary_erosion
 
     return mask & ~binary_erosion(mask, iterations=width)

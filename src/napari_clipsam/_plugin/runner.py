@@ -17,10 +17,12 @@ from typing import Any, Protocol
 
 from napari_clipsam.errors import ClipSamError, Stopped
 
-__all__ = ["Job", "Runner", "SyncRunner", "ThreadRunner", "Urgency"]
+__all__ = ["Job", "Runner", "SyncRunner", "ThreadRunner", "Urgency", "unexpected"]
 
 # How long the end of the worker is waited for: loading a model has no checks. Seconds.
 _PATIENCE = 10.0
+# How often somebody who waits looks whether to go on waiting. Seconds.
+_GLANCE = 0.1
 
 
 class Urgency(IntEnum):
@@ -30,6 +32,7 @@ class Urgency(IntEnum):
     WORD = 1
     STACK = 2
     PREFETCH = 3
+    IDLE = 4
 
 
 def _nothing(*_: object) -> None:
@@ -86,6 +89,17 @@ class Runner(Protocol):
         """Hand over a value from inside a step; called on the worker."""
         ...
 
+    def let_pass(self, urgency: Urgency, unless: Callable[[], bool]) -> None:
+        """Wait, on another thread, while jobs of an urgency or more urgent ones wait or run.
+
+        Parameters
+        ----------
+        urgency : Urgency
+        unless : callable
+            Ends the waiting when it says True; asked several times a second.
+        """
+        ...
+
     def close(self) -> None:
         """Drop all jobs and end; may be called twice."""
         ...
@@ -139,6 +153,9 @@ class SyncRunner:
         if self._running:
             self._running[-1].job.on_value(value)
 
+    def let_pass(self, urgency: Urgency, unless: Callable[[], bool]) -> None:
+        """Return at once: a job has ended when it was submitted."""
+
     def close(self) -> None:
         """Nothing is left to end."""
 
@@ -178,7 +195,7 @@ class ThreadRunner:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._loop, name="clipsam", daemon=True)
                 self._thread.start()
-            self._changed.notify()
+            self._changed.notify_all()
 
     def stop(self, kind: str) -> None:
         """End the job of a kind: between two of its steps or two blocks of the model."""
@@ -209,6 +226,18 @@ class ThreadRunner:
             task = self._running[-1]
             self._hand_over(task, partial(task.job.on_value, value))
 
+    def let_pass(self, urgency: Urgency, unless: Callable[[], bool]) -> None:
+        """Wait, on another thread, while jobs of an urgency or more urgent ones wait or run."""
+
+        def is_ahead(task: _Task) -> bool:
+            return task.job.urgency <= urgency and not task.dropped
+
+        with self._changed:
+            while any(map(is_ahead, (*self._waiting, *self._running))):
+                if self._closed or unless():
+                    return
+                self._changed.wait(_GLANCE)
+
     def close(self) -> None:
         """Drop all jobs and wait until the thread has ended, which it does at its next check."""
         with self._changed:
@@ -216,7 +245,7 @@ class ThreadRunner:
             for task in self._latest.values():
                 task.dropped = True
             self._waiting.clear()
-            self._changed.notify()
+            self._changed.notify_all()
         # A worker that delivers into a window that is gone would take napari down with it.
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(_PATIENCE)
@@ -259,9 +288,10 @@ class ThreadRunner:
         except ClipSamError as error:
             end = partial(job.on_error, error)
         except Exception as error:  # noqa: BLE001 - the worker must outlive any job
-            end = partial(job.on_error, _unexpected(error))
+            end = partial(job.on_error, unexpected(error))
         with self._changed:
             self._running.remove(task)
+            self._changed.notify_all()
         self._hand_over(task, end)
 
     def _hand_over(self, task: _Task, call: Callable[[], None]) -> None:
@@ -275,7 +305,8 @@ class ThreadRunner:
             self._deliver(still_wanted)
 
 
-def _unexpected(error: Exception) -> ClipSamError:
+def unexpected(error: Exception) -> ClipSamError:
+    """What to say of an error that nobody expected; the error itself is its cause."""
     found = ClipSamError(
         "Something went wrong inside the plugin. Try again; if it happens again, report it with "
         "the details."

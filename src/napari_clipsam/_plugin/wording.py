@@ -63,10 +63,11 @@ def _by_stage(stages: dict[str, float], seconds: float) -> str:
 def no_match(word: str, prediction: Prediction) -> Hint:
     """What to do where a word was not found."""
     best = "" if prediction.presence is None else f" (best {prediction.presence:.2f})"
-    text = f"No '{word}' found here{best}. Click one to show me."
+    text = f"No '{word}' found here{best}."
     if prediction.note.startswith("The model has not learnt"):
-        text = f"This model has not learnt '{word}'. Click one to show me, or use a known word."
-    return Hint(text, (("click-one", "Click one"),))
+        text = f"This model has not learnt '{word}'."
+    ways = (("click-one", "Click one"), ("teach", "Teach the word"))
+    return Hint(f"{text} Click one to show me, or teach the word.", ways)
 
 
 def no_image() -> Hint:

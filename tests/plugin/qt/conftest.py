@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from psygnal import Signal
 from qtpy.QtCore import QPoint, Qt, QTimer
 from qtpy.QtTest import QTest
 
@@ -19,11 +20,35 @@ if TYPE_CHECKING:
     import napari
     from napari.layers import Layer
     from pytestqt.qtbot import QtBot
+    from qtpy.QtWidgets import QWidget
 
     from napari_clipsam._plugin._qt.annotate import SegmentDock
     from napari_clipsam._plugin.controller import SegmentController
 
 PATIENCE = 120_000  # ms, for machines with other work
+
+
+class FakeControls:
+    """Records what is asked for; the state changes only when a test says so."""
+
+    changed = Signal(object)
+
+    def __init__(self, state: Any) -> None:
+        self.state = state
+        self.calls: list[tuple[Any, ...]] = []
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *args: self.calls.append((name, *args))
+
+    def show(self, state: Any) -> None:
+        self.state = state
+        self.changed.emit(state)
+
+
+def click(qtbot: QtBot, widget: QWidget) -> None:
+    """Click a control of a dock."""
+    where = QPoint(8, widget.height() // 2)  # a radio button answers to its circle
+    qtbot.mouseClick(widget, Qt.MouseButton.LeftButton, pos=where)
 
 
 @dataclass

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from napari.components import ViewerModel
 from napari.qt import get_stylesheet
-from psygnal import Signal
+from plugin.qt.conftest import FakeControls, click
 from qtpy.QtCore import QEvent, QObject, QPoint, QPointF, Qt
 from qtpy.QtGui import QWheelEvent
 from qtpy.QtWidgets import QApplication, QFileDialog, QScrollArea, QWidget
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from pytestqt.qtbot import QtBot
 
-    MakeDock = Callable[..., tuple[SegmentDock, "FakeControls"]]
+    MakeDock = Callable[..., tuple[SegmentDock, FakeControls]]
 
 LEFT = Qt.MouseButton.LeftButton
 
@@ -64,23 +64,6 @@ FULL = replace(
 )
 
 
-class FakeControls:
-    """Records what is asked for; the state changes only when a test says so."""
-
-    changed = Signal(DockState)
-
-    def __init__(self, state: DockState) -> None:
-        self.state = state
-        self.calls: list[tuple[Any, ...]] = []
-
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        return lambda *args: self.calls.append((name, *args))
-
-    def show(self, state: DockState) -> None:
-        self.state = state
-        self.changed.emit(state)
-
-
 @pytest.fixture
 def make_dock(qtbot: QtBot) -> MakeDock:
     """Makes docks in a window, as high as they need."""
@@ -97,11 +80,6 @@ def make_dock(qtbot: QtBot) -> MakeDock:
         return dock, controls
 
     return make
-
-
-def click(qtbot: QtBot, widget: QWidget) -> None:
-    where = QPoint(8, widget.height() // 2)  # a radio button answers to its circle
-    qtbot.mouseClick(widget, LEFT, pos=where)
 
 
 def test_the_key_for_the_word_goes_to_its_field(qtbot: QtBot, make_dock: MakeDock) -> None:

@@ -6,14 +6,14 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from qtpy.QtCore import QPoint, QRect, QSize, Qt
-from qtpy.QtWidgets import QLayout, QWidget
+from qtpy.QtWidgets import QLayout, QVBoxLayout, QWidget
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from qtpy.QtWidgets import QLayoutItem
 
-__all__ = ["WrapLayout", "order_tabs", "wrapped"]
+__all__ = ["WrapLayout", "order_tabs", "stacked", "wrapped"]
 
 
 class WrapLayout(QLayout):
@@ -141,6 +141,19 @@ def wrapped(widgets: Sequence[QWidget], spacing: int = 4, even: bool = False) ->
     for widget in widgets:
         layout.addWidget(widget)
     return holder
+
+
+def stacked(holder: QWidget, *parts: QWidget | QLayout) -> QVBoxLayout:
+    """Stack parts in a widget."""
+    column = QVBoxLayout(holder)
+    column.setContentsMargins(0, 0, 0, 0)
+    column.setSpacing(6)
+    for part in parts:
+        if isinstance(part, QWidget):
+            column.addWidget(part)
+        else:
+            column.addLayout(part)
+    return column
 
 
 def order_tabs(widget: QWidget) -> None:

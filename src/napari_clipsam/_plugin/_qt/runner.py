@@ -1,4 +1,4 @@
-"""The worker of a viewer, whose answers arrive on Qt's main thread."""
+"""The threads of a viewer, whose answers arrive on Qt's main thread."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 from qtpy.QtCore import QCoreApplication, QObject, Qt, Signal  # type: ignore[attr-defined]
 
 from napari_clipsam._plugin.runner import ThreadRunner
+from napari_clipsam._plugin.training_thread import ThreadTrainer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["QtRunner"]
+__all__ = ["QtRunner", "QtTrainer"]
 
 
 class _Post(QObject):
@@ -32,6 +33,14 @@ class _Post(QObject):
 
 class QtRunner(ThreadRunner):
     """A `ThreadRunner` for an application with an event loop."""
+
+    def __init__(self) -> None:
+        self._post = _Post()
+        super().__init__(self._post.sent.emit)
+
+
+class QtTrainer(ThreadTrainer):
+    """A `ThreadTrainer` for an application with an event loop."""
 
     def __init__(self) -> None:
         self._post = _Post()

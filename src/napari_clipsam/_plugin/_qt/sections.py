@@ -18,13 +18,12 @@ from qtpy.QtWidgets import (
     QMenu,
     QPushButton,
     QRadioButton,
-    QVBoxLayout,
     QWidget,
 )
 
 from napari_clipsam._plugin import wording
 from napari_clipsam._plugin._qt.icons import Line
-from napari_clipsam._plugin._qt.layouts import wrapped
+from napari_clipsam._plugin._qt.layouts import stacked, wrapped
 from napari_clipsam._plugin._qt.parts import (
     ChoiceBox,
     ProgressRow,
@@ -41,8 +40,6 @@ from napari_clipsam._plugin._qt.words import WordField
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-
-    from qtpy.QtWidgets import QLayout
 
     from napari_clipsam._plugin.state import Choice, Controls, DockState, Target, Tool
 
@@ -90,7 +87,7 @@ class WelcomeSection(QWidget):
         self._choices: tuple[Choice, ...] = ()
         self.samples: list[QPushButton] = []
         self._links = QWidget()
-        self._column = _column(self, text_line(wording.no_image().text), self._links)
+        self._column = stacked(self, text_line(wording.no_image().text), self._links)
 
     def show_state(self, state: DockState) -> None:
         """Show the samples as links."""
@@ -222,7 +219,7 @@ class AnswerSection(QWidget):
         self._into.addWidget(head("Keep into"), 0, 0)
         self._into.addWidget(self.keep_into, 0, 1)
         buttons = wrapped([self.keep, self.clear, self.undo, self.redo], even=True)
-        _column(self, self.answer, buttons, self._into)
+        stacked(self, self.answer, buttons, self._into)
 
     def show_state(self, state: DockState) -> None:
         """Show the answer, and what can be done with it."""
@@ -265,8 +262,8 @@ class StackSection(QWidget):
         self.progress.stopped.connect(partial(ask, controls.stop))
         self._stack = QWidget()
         buttons = wrapped([self.segment, self.follow, self.estimate], spacing=6)
-        _column(self._stack, Line(), self.z_range, buttons)
-        _column(self, self._stack, self.progress)
+        stacked(self._stack, Line(), self.z_range, buttons)
+        stacked(self, self._stack, self.progress)
 
     def show_state(self, state: DockState) -> None:
         """Show the range, what it would take, and how far it is."""
@@ -294,7 +291,7 @@ class ObjectsSection(QWidget):
         on_click(self.weak, ask, controls.next_weak)
         self.delete.clicked.connect(lambda: ask(controls.delete_object, self.table.selected_key()))
         self._buttons = wrapped([self.weak, self.delete], even=True)
-        column = _column(self, Line(), self._none_yet, self.table, self._buttons)
+        column = stacked(self, Line(), self._none_yet, self.table, self._buttons)
         column.setStretchFactor(self.table, 1)
         self._none_yet.setAlignment(Qt.AlignmentFlag.AlignTop)
 
@@ -369,16 +366,3 @@ def _with_device(state: DockState) -> tuple[Choice, ...]:
         replace(choice, text=on_device(choice.text)) if choice.value == state.model else choice
         for choice in state.models
     )
-
-
-def _column(holder: QWidget, *parts: QWidget | QLayout) -> QVBoxLayout:
-    """Stack parts in a widget."""
-    column = QVBoxLayout(holder)
-    column.setContentsMargins(0, 0, 0, 0)
-    column.setSpacing(6)
-    for part in parts:
-        if isinstance(part, QWidget):
-            column.addWidget(part)
-        else:
-            column.addLayout(part)
-    return column

@@ -1,4 +1,4 @@
-"""What stays with a viewer while docks come and go: worker, model and session."""
+"""What stays with a viewer while docks come and go: threads, model and session."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ from weakref import WeakKeyDictionary, finalize
 from qtpy.QtCore import QCoreApplication
 
 from napari_clipsam._folders import user_folder
-from napari_clipsam._plugin._qt.runner import QtRunner
+from napari_clipsam._plugin._qt.runner import QtRunner, QtTrainer
+from napari_clipsam._plugin.chosen import Chosen
 from napari_clipsam._plugin.commands import unwrapped
 from napari_clipsam._plugin.controller import SegmentController
 from napari_clipsam._plugin.engine import Engine
 from napari_clipsam._plugin.keeper import Keeper
 from napari_clipsam._plugin.settings import read_settings
+from napari_clipsam._plugin.teaching import TeachController
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
 
-__all__ = ["controller_of", "forget_all"]
+__all__ = ["controller_of", "forget_all", "teacher_of"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class _Belongings:
     runner: QtRunner
     engine: Engine
     keeper: Keeper
+    trainer: QtTrainer
+    chosen: Chosen
 
 
 _OF: WeakKeyDictionary[ViewerModel, _Belongings] = WeakKeyDictionary()
@@ -37,23 +41,40 @@ _OF: WeakKeyDictionary[ViewerModel, _Belongings] = WeakKeyDictionary()
 def forget_all() -> None:
     """End the sessions of all viewers, as napari's end does."""
     for own in list(_OF.values()):
+        own.trainer.close()
         own.runner.close()
         own.keeper.close()
     _OF.clear()
 
 
 def controller_of(viewer: ViewerModel) -> SegmentController:
-    """A controller for a dock of a viewer; the session goes on where the last dock left it."""
+    """A controller for a Segment dock; the session goes on where the last dock left it."""
     viewer = unwrapped(viewer)
+    own = _of(viewer)
+    return SegmentController(viewer, own.runner, own.engine, own.keeper, read_settings, own.chosen)
+
+
+def teacher_of(viewer: ViewerModel) -> TeachController:
+    """A controller for a Teach dock."""
+    viewer = unwrapped(viewer)
+    own = _of(viewer)
+    return TeachController(viewer, own.runner, own.engine, own.trainer, own.chosen, read_settings)
+
+
+def _of(viewer: ViewerModel) -> _Belongings:
+    """What belongs to a viewer, made when a dock first asks for it."""
     if viewer not in _OF:
-        runner = QtRunner()
+        runner, trainer = QtRunner(), QtTrainer()
         folder = read_settings().folder or user_folder() / "sessions"
-        _OF[viewer] = own = _Belongings(
-            runner, Engine(runner.check, runner.tell), Keeper(viewer, folder)
-        )
-        finalize(viewer, runner.close)
+        engine, keeper = Engine(runner.check, runner.tell), Keeper(viewer, folder)
+        _OF[viewer] = _Belongings(runner, engine, keeper, trainer, Chosen())
+        finalize(viewer, _end, trainer, runner)
         application = QCoreApplication.instance()
         if application is not None:
             application.aboutToQuit.connect(forget_all)
-    own = _OF[viewer]
-    return SegmentController(viewer, own.runner, own.engine, own.keeper, read_settings)
+    return _OF[viewer]
+
+
+def _end(trainer: QtTrainer, runner: QtRunner) -> None:
+    trainer.close()
+    runner.close()

@@ -1,0 +1,331 @@
+"""The lesson of a Teach dock: begun, watched, ended, its result used or taken back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from napari_clipsam._plugin import teach_wording, wording
+from napari_clipsam._plugin.engine import Lent, Loaded
+from napari_clipsam._plugin.runner import Job, Urgency
+from napari_clipsam._plugin.state import Choice, Hint, Progress
+from napari_clipsam._plugin.taught import Record, save, title
+from napari_clipsam._plugin.teach_lesson import Kept, Plan, Prepared, lesson
+from napari_clipsam._plugin.teach_preview import TeachPreview
+from napari_clipsam._plugin.teach_state import Curve
+from napari_clipsam._plugin.training_thread import Lesson
+from napari_clipsam.errors import ConfigError, WeightsError
+from napari_clipsam.training.events import TrainEvent
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from napari_clipsam._plugin.teach_pair import Pair
+    from napari_clipsam._plugin.teach_state import View
+    from napari_clipsam._plugin.teaching import TeachController
+    from napari_clipsam.errors import ClipSamError
+    from napari_clipsam.training.events import Preview, TrainResult
+
+__all__ = ["TeachRun"]
+
+#: Parts of a progress bar.
+_WHOLE = 1000
+_FRESH: dict[str, Any] = {
+    "curve": Curve(),
+    "score": "",
+    "score_tip": "",
+    "view": "",
+    "views": (),
+    "view_on": "",
+    "saved": "",
+    "saved_tip": "",
+    "can_save": False,
+    "can_go_on": False,
+    "hint": None,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class _Outcome:
+    """A result that is better than what it began with.
+
+    Attributes
+    ----------
+    record : Record
+    result : TrainResult
+    name : str
+        For people.
+    adapter : str
+        As a `Setup` has it.
+    """
+
+    record: Record
+    result: TrainResult
+    name: str
+    adapter: str
+
+
+class TeachRun:
+    """The lesson of a controller, one at a time, and what came of the last one."""
+
+    def __init__(self, controller: TeachController) -> None:
+        self._to = controller
+        self._preview = TeachPreview(controller.viewer)
+        self._pair: Pair | None = None
+        self._record: Record | None = None
+        self._is_resumed = False
+        self._tested_on = ""
+        self._result: TrainResult | None = None
+        self._outcome: _Outcome | None = None
+        self._views: dict[View, tuple[int, NDArray[np.bool_]]] = {}
+        self.is_running = False
+
+    # -- beginning ---------------------------------------------------------------------------------
+
+    def start(self, record: Record, pair: Pair, resume: bool = False) -> None:
+        """Load the model, then teach it on a thread of its own."""
+        to = self._to
+        self._pair, self._record, self._is_resumed = pair, record, resume
+        self._result = self._outcome = None
+        self._views = {}
+        self._preview.hide()
+        self.is_running = True
+        to.update(**_FRESH, busy=Progress("Getting ready"))
+        self.show_use()
+        plan = Plan(pair.source(), record, to.today(), resume)
+        setup = to.settings().setup(record.model, record.adapter)
+        to.runner.submit(
+            Job(
+                "teach",
+                partial(to.engine.lend, setup),
+                Urgency.WORD,
+                on_value=partial(self._on_lent, plan),
+                on_error=self._on_end,
+                on_stop=partial(self._on_end, None),
+            )
+        )
+
+    def stop(self) -> None:
+        """End the lesson; what is best so far is kept."""
+        self._to.runner.stop("teach")
+        self._to.trainer.stop()
+
+    def go_on(self) -> None:
+        """Teach on from where the last lesson was stopped."""
+        if self._record is not None and self._pair is not None and not self.is_running:
+            self.start(replace(self._record, is_stopped=False), self._pair, resume=True)
+
+    def close(self) -> None:
+        """End the lesson; what it has is found when somebody looks for it."""
+        self._to.runner.stop("teach")
+        self._to.trainer.drop()
+        self._preview.hide()
+        self.is_running = False
+
+    def _on_lent(self, plan: Plan, value: Loaded | Lent) -> None:
+        to = self._to
+        if isinstance(value, Loaded):
+            to.on_loaded(value)
+            return
+        to.update(busy=Progress("Reading the slices"))
+
+        def work(halt: Any) -> Iterator[Any]:
+            give_way = partial(to.runner.let_pass, Urgency.WORD, halt)
+            return lesson(plan, value, give_way, halt, to.fit)
+
+        to.trainer.start(Lesson(work, self._on_events, self._on_end))
+
+    # -- while it runs -----------------------------------------------------------------------------
+
+    def _on_events(self, events: list[Any]) -> None:
+        changes: dict[str, Any] = {}
+        curve = self._to.state.curve
+        for event in events:
+            if isinstance(event, TrainEvent):
+                curve = _with_event(curve, event)
+                changes |= self._followed(event)
+            elif isinstance(event, Prepared):
+                changes |= self._prepared(event)
+            elif isinstance(event, Kept):
+                changes |= self._kept(event)
+        self._to.update(**{**changes, "curve": changes.get("curve", curve)})
+
+    def _prepared(self, event: Prepared) -> dict[str, Any]:
+        self._record, self._tested_on = event.record, event.tested_on
+        hint = None
+        if event.trouble is not None:
+            hint = Hint(f"{event.trouble} Until then this lesson is lost if napari ends.")
+        note = " ".join(event.notes)
+        return {"tested_on": event.tested_on, "slices_note": note, "hint": hint}
+
+    def _followed(self, event: TrainEvent) -> dict[str, Any]:
+        measure, where = self._measure, self._tested_on
+        changes: dict[str, Any] = {
+            "busy": None,
+            "learning": Progress(
+                teach_wording.progress(event), round(_WHOLE * event.progress), _WHOLE
+            ),
+            "score": teach_wording.score(measure, event.baseline, event.best),
+            "score_tip": teach_wording.score_tip(measure, event.best, where),
+        }
+        if event.preview is not None:
+            changes |= self._take_preview(event.preview)
+        if event.result is not None:
+            self._result = event.result
+            curve = Curve()
+            for one in event.result.curve:
+                curve = _with_event(curve, one)
+            changes |= {
+                "curve": curve,
+                "learning": None,
+                "score": teach_wording.score(measure, event.result.baseline, event.result.best),
+                "hint": teach_wording.ending(event.result, event.seconds),
+                "can_go_on": event.result.reason == "stopped",
+            }
+        return changes
+
+    @property
+    def _measure(self) -> str:
+        assert self._record is not None
+        return teach_wording.measure_of(self._record.goal)  # type: ignore[arg-type]
+
+    # -- at its end --------------------------------------------------------------------------------
+
+    def _kept(self, event: Kept) -> dict[str, Any]:
+        assert self._record is not None and self._result is not None
+        record, engine, chosen = self._record, self._to.engine, self._to.chosen
+        name = title(record.words, record.image, self._to.today())
+        if event.path is not None:
+            self._outcome = _Outcome(record, self._result, event.path.stem, str(event.path))
+            saved, tip = f"Saved as {event.path.stem}", f"In {event.path.parent}"
+            return {"saved": saved, "saved_tip": tip, "can_save": False}
+        adapter = f"memory:{name}"
+        self._outcome = _Outcome(record, self._result, name, adapter)
+        engine.in_memory[adapter] = self._result.adapter
+        chosen.unsaved = (*chosen.unsaved, Choice(adapter, f"{name}, not saved"))
+        hint = None if event.error is None else wording.error_hint(event.error)
+        tip = "It can be used until napari ends"
+        return {"saved": f"Not saved: {name}", "saved_tip": tip, "can_save": True, "hint": hint}
+
+    def _on_end(self, error: ClipSamError | None) -> None:
+        to, self.is_running = self._to, False
+        to.update(busy=None, learning=None)
+        if error is not None:
+            hint = wording.error_hint(error)
+            cannot_go_on = self._is_resumed and isinstance(error, ConfigError | WeightsError)
+            if cannot_go_on and self._record is not None:
+                to.lost.put_back(self._record)
+                hint = replace(hint, actions=(("discard", "Delete it"),))
+            to.update(hint=hint)
+        elif self._result is None:
+            to.update(hint=Hint("Stopped before anything was learnt."))
+        if self._outcome is not None:
+            self._use_unless_busy()
+        self.show_use()
+        to.on_lesson_over(self._record, self._result is not None)
+
+    # -- the result --------------------------------------------------------------------------------
+
+    def use(self) -> None:
+        """Let what was learnt answer."""
+        if self._outcome is not None:
+            self._to.chosen.choose(self._outcome.record.model, self._outcome.adapter)
+
+    def roll_back(self) -> None:
+        """Let what it began with answer again."""
+        if self._outcome is not None:
+            self._to.chosen.choose(self._outcome.record.model, self._outcome.record.adapter)
+
+    def show_use(self) -> None:
+        """Say whether what was learnt is what answers now."""
+        outcome, chosen = self._outcome, self._to.setup
+        is_used = outcome is not None and (chosen.model, chosen.adapter) == (
+            outcome.record.model,
+            outcome.adapter,
+        )
+        self._to.update(can_use=outcome is not None and not is_used, can_roll_back=is_used)
+
+    def save_again(self) -> None:
+        """Try once more to put the result into the library."""
+        outcome, to = self._outcome, self._to
+        if outcome is None or not to.state.can_save:
+            return
+
+        def work() -> Iterator[Path]:
+            from napari_clipsam.adapters.library import adapters_folder
+
+            record, folder = outcome.record, adapters_folder()
+            if not record.stem:
+                record = replace(record, stem=outcome.name)
+            yield save(outcome.result, record, folder, to.today())
+
+        def done(path: Path) -> None:
+            self._outcome = replace(outcome, name=path.stem, adapter=str(path))
+            to.chosen.unsaved = tuple(c for c in to.chosen.unsaved if c.value != outcome.adapter)
+            was_used = to.setup.adapter == outcome.adapter
+            to.update(saved=f"Saved as {path.stem}", saved_tip=f"In {path.parent}", can_save=False)
+            to.update(hint=None)
+            if was_used:
+                self.use()
+            self.show_use()
+
+        job = Job("teach-save", work, Urgency.WORD, on_value=done, on_error=to.on_error)
+        to.runner.submit(job)
+
+    def _use_unless_busy(self) -> None:
+        """Swap the result in, but not under a job that would then be of two minds."""
+        if self._to.is_segmenting():
+            self._to.update(
+                hint=Hint(
+                    "What was learnt is ready. The stack is still being segmented with what you "
+                    "had; press Use to change over."
+                )
+            )
+            return
+        self.use()
+
+    # -- before and after --------------------------------------------------------------------------
+
+    def show_view(self, view: View) -> None:
+        """Show the answer before or after teaching on the held-out slice, or none."""
+        self._to.update(view=view if view in self._views else "")
+        self._show(self._to.state.view, go=True)
+
+    def on_layers(self) -> None:
+        """A layer was removed, maybe the preview by the user."""
+        if self._to.state.view and not self._preview.is_shown:
+            self._to.update(view="")
+
+    def _take_preview(self, preview: Preview) -> dict[str, Any]:
+        assert self._pair is not None
+        number = self._pair.source().number(preview.example.plane)
+        view: View = "after" if "before" in self._views else "before"
+        self._views[view] = number, preview.mask
+        if self._to.state.view == view:
+            self._show(view)
+        where = self._pair.where(number)
+        return {"views": tuple(self._views), "view_on": f"on {where}"}
+
+    def _show(self, view: View, go: bool = False) -> None:
+        pair = self._pair
+        if not view or pair is None or pair.image.layer not in self._to.viewer.layers:
+            self._preview.hide()
+            return
+        number, mask = self._views[view]
+        if go:
+            self._to.go_to(pair, number)
+        self._preview.show(pair.image, pair.key(number), mask, is_after=view == "after")
+
+
+def _with_event(curve: Curve, event: TrainEvent) -> Curve:
+    """A curve with what an event tells."""
+    if event.losses:
+        curve = curve.with_loss(event.seconds, sum(event.losses.values()))
+    if event.score is not None:
+        curve = curve.with_score(event.seconds, event.score)
+    return curve

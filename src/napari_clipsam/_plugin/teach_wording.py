@@ -1,0 +1,156 @@
+"""What the Teach dock says, in everyday words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from napari_clipsam._plugin import wording
+from napari_clipsam._plugin.state import Hint
+
+if TYPE_CHECKING:
+    from napari_clipsam._plugin.taught import Record, Unreadable
+    from napari_clipsam._plugin.teach_slices import Looked
+    from napari_clipsam.training.events import Estimate, TrainEvent, TrainResult
+    from napari_clipsam.training.settings import Goal
+
+__all__ = [
+    "REASSURANCE",
+    "ending",
+    "estimate",
+    "measure_of",
+    "memory",
+    "no_labels",
+    "no_words",
+    "progress",
+    "score",
+    "score_tip",
+    "slices_note",
+    "time_needed",
+    "unfinished",
+]
+
+#: What people fear, answered before they ask.
+REASSURANCE = (
+    "You can go on working meanwhile. It cannot get worse: if nothing better is learnt, what you "
+    "have now stays."
+)
+_MEASURES = {"concept": "Dice", "object": "IoU", "both": "Dice and IoU"}
+_MEANINGS = {
+    "Dice": "overlap with your labels on {where}, which it never learns from",
+    "IoU": "overlap with your objects on {where}, after one click in each, which it never learns "
+    "from",
+    "Dice and IoU": "overlap with your labels on {where}, by the word and by one click in each "
+    "object, which it never learns from",
+}
+
+
+def time_needed(seconds: float) -> str:
+    """A time in words: "50 s", "2 min 40 s", "1 h 5 min"."""
+    whole = max(1, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        minutes, rest = divmod(whole, 60)
+        return f"{minutes} min {rest} s" if rest and minutes < 10 else f"{round(whole / 60)} min"
+    hours, rest = divmod(round(whole / 60), 60)
+    return f"{hours} h {rest} min" if rest else f"{hours} h"
+
+
+def memory(size: int) -> str:
+    """Bytes in words: "2.1 GB", "140 MB"."""
+    return f"{size / 1e9:.1f} GB" if size >= 950e6 else f"{max(1, round(size / 1e6))} MB"
+
+
+def estimate(needed: Estimate, device: str) -> str:
+    """What teaching will need."""
+    return (
+        f"needs about {memory(needed.memory)}, {time_needed(needed.seconds)} on "
+        f"{device or 'this computer'}"
+    )
+
+
+def measure_of(goal: Goal) -> str:
+    """What the held-out score of a goal is."""
+    return _MEASURES[goal]
+
+
+def score(measure: str, first: float | None, best: float | None) -> str:
+    """The held-out score, before and so far."""
+    if first is None:
+        return ""
+    now = first if best is None else best
+    return f"held-out {measure}  {first:.2f} → {now:.2f}"
+
+
+def score_tip(measure: str, best: float | None, where: str) -> str:
+    """What the held-out score means."""
+    if best is None:
+        return ""
+    return f"{measure} {best:.2f}: {_MEANINGS[measure].format(where=where)}; 1 is perfect"
+
+
+def progress(event: TrainEvent) -> str:
+    """How far learning is."""
+    left = f"{time_needed(event.seconds_left)} left" if event.seconds_left > 0 else ""
+    what = "learning" if event.stage == "train" else "looking at the slices"
+    return ", ".join(part for part in (what, left) if part)
+
+
+def slices_note(looked: Looked, is_stack: bool) -> str:
+    """What is to be known about the slices."""
+    if not looked.picked.numbers:
+        where = "a few slices" if is_stack else "this image"
+        return f"Nothing is labelled yet. Paint the structure in {where}."
+    if looked.fault is not None:
+        return str(looked.fault)
+    return " ".join(looked.notes)
+
+
+def no_words() -> Hint:
+    """What to do without a word."""
+    return Hint("Type what the labels show, for example mitochondria.")
+
+
+def no_labels(image: str, has_labels: bool) -> Hint:
+    """What to do without labels that fit."""
+    if not image:
+        return Hint("Open an image and labels for a few of its slices.")
+    start = "No labels here have the shape of the image." if has_labels else "There are no labels."
+    return Hint(
+        f"{start} Make a layer, and paint the structure in a few slices.",
+        (("new-labels", "New labels layer"),),
+    )
+
+
+def unfinished(found: Record | Unreadable) -> Hint:
+    """What to do about a lesson that was cut off."""
+    words = getattr(found, "words", None)
+    if words is None:
+        return Hint(
+            f"What was kept of teaching '{found.stem}' cannot be read. Delete it?",
+            (("discard", "Delete it"),),
+        )
+    spent = getattr(found, "spent", 0.0)
+    after = f" after {time_needed(spent)}" if spent else ""
+    return Hint(
+        f"Teaching '{words[0]}' ({getattr(found, 'image', '')}) was cut off{after}. Go on with it?",
+        (("go-on", "Go on"), ("discard", "Delete it")),
+    )
+
+
+def ending(result: TrainResult, seconds: float) -> Hint | None:
+    """What to say about how a lesson ended; None where all went well."""
+    spent, measure = wording.duration(seconds), result.measure
+    if result.reason == "not finite":
+        kept = "the best until then is kept" if result.improved else "what you had stays"
+        return Hint(
+            f"Learning broke down after {spent}, its numbers were not finite: {kept}. Teach again, "
+            "or with other slices.",
+            is_error=True,
+        )
+    if not result.improved:
+        return Hint(
+            f"Nothing better than before was learnt in {spent} (held-out {measure} "
+            f"{result.baseline:.2f}), so what you had stays. More labelled slices help most."
+        )
+    return None
