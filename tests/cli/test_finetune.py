@@ -260,8 +260,9 @@ def test_progress_is_shown_on_a_terminal(
     )
     done = run("finetune", *em, *WORD, *tiny, "-o", out)
     shown = [line.strip() for line in done.err.split("\r") if line.strip()]
-    assert shown[0] == "reading slices, 0%, about 80 s left, best 0.250"
-    assert shown[1] == "step 10, 10%, about 2 min left, best 0.250"
+    assert shown[0].startswith("reading labels 1/14") and shown[13] == "reading labels 14/14"
+    assert shown[14] == "reading slices, 0%, about 80 s left, best 0.250"
+    assert shown[15] == "step 10, 10%, about 2 min left, best 0.250"
 
 
 # ---------------------------------------------------------------- stop, resume, fail

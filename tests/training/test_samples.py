@@ -453,7 +453,10 @@ def test_all_labelled_slices_of_a_stack_and_what_is_known_of_them(tmp_path: Path
     labels = np.zeros((16, *SHAPE), np.uint16)
     labels[[3, 7, 12]] = square()
     labels[14] = square(side=4)
-    found = examples_from_pairs([write_stack(tmp_path, labels)], [" mito "])
+    told: list[tuple[int, int]] = []
+    pairs = [write_stack(tmp_path, labels), write_stack(tmp_path, labels[:2], "empty")]
+    found = examples_from_pairs(pairs, [" mito "], progress=lambda *how: told.append(how))
+    assert told == [(done, 18) for done in range(1, 19)]
     assert numbers(found) == [3, 7, 12, 14]
     assert [one.known is None for one in found] == [True, True, True, False]
     assert_array_equal(found[3].known, known_pixels(labels[14]))

@@ -86,7 +86,13 @@ def run(options: FineTuning) -> None:
     files = _check_files(options)
     pairs = chosen_pairs(options, words[0])
     _spare_inputs(files, options, pairs)
-    examples = examples_from_pairs(pairs, words, axes, channels, options.shots, options.seed)
+    reading = Progress("reading labels")
+    try:
+        examples = examples_from_pairs(
+            pairs, words, axes, channels, options.shots, options.seed, reading
+        )
+    finally:
+        reading.clear()
     split = make_split(examples, options.hold_out, options.seed, options.target)
     segmenter = make_segmenter(
         options.model, options.clip, options.start, options.device, options.seed

@@ -249,6 +249,7 @@ def examples_from_pairs(
     channels: Sequence[int] | None = None,
     shots: int | None = None,
     seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
 ) -> list[Example]:
     """Read the labelled planes of images and stacks; planes without labels are left out.
 
@@ -264,6 +265,8 @@ def examples_from_pairs(
         are read until there are enough, and no other image is but the sample of pixels that a
         stack is normalised by.
     seed : int
+    progress : callable, optional
+        Called with planes whose labels were read, and planes in all; not with `shots`.
 
     Returns
     -------
@@ -284,25 +287,35 @@ def examples_from_pairs(
         raise ConfigError(f"{shots} labelled slices cannot be learnt from. Give 1 or more.")
     files = [LabelledFile(pair, axes, channels) for pair in pairs]
     slices = [None] * len(files) if shots is None else picked(files, shots, seed)
-    found = [
-        (file.pair.kind, example)
-        for file, numbers in zip(files, slices, strict=True)
-        for example in _examples_of(file, words, numbers)
-    ]
+    found: list[tuple[str, Example]] = []
+    total = 0 if progress is None or shots is not None else sum(map(len, files))
+    done = 0
+    for file, numbers in zip(files, slices, strict=True):
+
+        def read(number: int, file: LabelledFile = file, before: int = done) -> NDArray:
+            if progress is not None and total:
+                progress(before + number + 1, total)
+            return file.labels(number)
+
+        found += [(file.pair.kind, example) for example in _examples_of(file, words, numbers, read)]
+        done += len(file) if total else 0
     unknown = [example for kind, example in found if not kind]
     apart = {"": not _is_semantic(unknown), "semantic": False}
     return [replace(example, objects=apart.get(kind, True)) for kind, example in found]
 
 
 def _examples_of(
-    file: LabelledFile, words: tuple[str, ...], numbers: Sequence[int] | None
+    file: LabelledFile,
+    words: tuple[str, ...],
+    numbers: Sequence[int] | None,
+    read: Callable[[int], NDArray[np.integer]],
 ) -> Iterator[Example]:
     """Labelled planes of one file: all there are, or those of some numbers."""
     if numbers is None:
-        slices = labelled_slices(file.labels, len(file))
+        slices = labelled_slices(read, len(file))
         numbers, partial = slices.used, set(slices.partial)
     else:
-        partial = _partly_labelled({n: int(np.count_nonzero(file.labels(n))) for n in numbers})
+        partial = _partly_labelled({n: int(np.count_nonzero(read(n))) for n in numbers})
     for number in numbers:
         labelled = file.plane(number)
         known = known_pixels(labelled.labels) if number in partial else None
