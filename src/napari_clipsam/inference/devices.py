@@ -27,11 +27,13 @@ __all__ = [
     "require_finite",
     "resolve_precision",
     "synchronize",
+    "training_dtype",
 ]
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 Precision = Literal["auto", "fp32", "fp16", "bf16"]
 _GUESSED_MEMORY = 4 << 30
+_BF16_CPUS = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 # The CPU's allocator and the libraries of CUDA have no exception of their own.
 _NO_MEMORY = ("not enough memory", "can't allocate memory", "out of memory", "ALLOC_FAILED")
@@ -95,6 +97,15 @@ def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype
     if precision not in _DTYPES:
         raise ConfigError(f"There is no precision '{precision}'. Choose auto, fp32, fp16 or bf16.")
     return _DTYPES[precision]
+
+
+def training_dtype(device: torch.device) -> torch.dtype:
+    """The dtype training runs in: bf16 on devices, CPUs among them, that are made for it."""
+    if device.type != "cpu":
+        return resolve_precision("auto", device)
+    # Private, so it may go; then training is slower and nothing else.
+    told = [getattr(torch.cpu, name, None) for name in _BF16_CPUS]
+    return torch.bfloat16 if any(ask() for ask in told if ask is not None) else torch.float32
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:

@@ -60,7 +60,7 @@ def concept_terms(
     loss: LossWeights,
     generator: torch.Generator,
 ) -> dict[str, Tensor]:
-    """Loss terms of all that a word names: ``mask``, ``quality`` and ``presence``.
+    """Loss terms of all that a word names: ``mask``, ``quality`` where it is there, ``presence``.
 
     Parameters
     ----------
@@ -93,7 +93,9 @@ def concept_terms(
     terms: dict[str, Tensor] = {}
     for round_number in range(2 if by_clicks else 1):
         decoded = _decode(adapter, seen.embedding, points, labels, made.mask, "concept")
-        found = _mask_terms(decoded, target, known, seen.present, loss)
+        found = {}
+        if seen.present.any():
+            found = _mask_terms(decoded, target, known, seen.present, loss)
         terms = {k: terms[k] + v if k in terms else v for k, v in found.items()}
         if round_number == 0:
             token = decoded.iou_token
@@ -189,12 +191,12 @@ def _decode(
 def _mask_terms(
     decoded: Decoded, target: Tensor, known: Tensor, present: Tensor, weights: LossWeights
 ) -> dict[str, Tensor]:
-    """Mean over the views in which the word is there; zero without any."""
+    """Mean over the views in which the word is there."""
     logits, share = decoded.logits.float()[:, 0], present.float()
     losses = mask_loss(logits, target, weights, known)
     quality = soft_iou(logits, target, known)
     errors = (decoded.iou.float()[:, 0] - quality).square()
-    total = share.sum().clamp_min(1)
+    total = share.sum()
     return {"mask": (losses * share).sum() / total, "quality": (errors * share).sum() / total}
 
 

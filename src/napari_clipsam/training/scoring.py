@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -95,19 +96,19 @@ class Scorer:
 
     def measure(self, adapter: Adapter) -> Scores:
         """Score an adapter; its presence threshold is left aside."""
-        self._use(adapter)
         overlaps: list[float] = []
         ious: list[float] = []
         presences: list[float] = []
         preview: Preview | None = None
-        for example in self.examples:
-            mask, presence = self._concept(example, example.words[0])
-            overlaps.append(_known_dice(mask, example))
-            if presence is not None:
-                presences.append(presence)
-            preview = preview or Preview(example, mask)
-            if self.goal != "concept" and example.objects:
-                ious += self._objects(example)
+        with self._using(adapter):
+            for example in self.examples:
+                mask, presence = self._concept(example, example.words[0])
+                overlaps.append(_known_dice(mask, example))
+                if presence is not None:
+                    presences.append(presence)
+                preview = preview or Preview(example, mask)
+                if self.goal != "concept" and example.objects:
+                    ious += self._objects(example)
         assert preview is not None
         by_object = fmean(ious) if ious else None
         by_word = fmean(overlaps) if self.goal != "object" or by_object is None else None
@@ -117,23 +118,29 @@ class Scorer:
         self, adapter: Adapter, words: Sequence[str], seconds: float = float("inf")
     ) -> list[float]:
         """Presence of each word on each plane, as far as some seconds allow; never stopped."""
-        self._use(adapter)
         self._segmenter.check = None
         end = time.perf_counter() + seconds
         found: list[float] = []
-        for word in words:
-            for example in self.examples:
-                presence = self._concept(example, word)[1]
-                if presence is not None:
-                    found.append(presence)
-                if time.perf_counter() > end:
-                    return found
+        with self._using(adapter):
+            for word in words:
+                for example in self.examples:
+                    presence = self._concept(example, word)[1]
+                    if presence is not None:
+                        found.append(presence)
+                    if time.perf_counter() > end:
+                        return found
         return found
 
-    def _use(self, adapter: Adapter) -> None:
-        # At 0 presence is told and nothing refused.
+    @contextmanager
+    def _using(self, adapter: Adapter) -> Iterator[None]:
+        """Answer with an adapter that tells presence and refuses nothing."""
+        info = adapter.info
         threshold = 0.0 if adapter.config.object_mode else None
-        self._segmenter.set_adapter(adapter.with_info(threshold=threshold))
+        try:
+            self._segmenter.set_adapter(adapter.with_info(threshold=threshold))
+            yield
+        finally:
+            adapter.info = info
 
     def _concept(self, example: Example, word: str) -> tuple[NDArray[np.bool_], float | None]:
         self._segmenter.set_plane(example.plane)
@@ -155,10 +162,7 @@ def held_out_scores(
     model: LoadedModel, adapter: Adapter, examples: Sequence[Example], goal: Goal
 ) -> dict[str, float]:
     """``dice`` and ``iou`` of an adapter, as far as they apply (see `Scores`)."""
-    info = adapter.info
-    scores = Scorer(model, examples, goal).measure(adapter).to_json()
-    adapter.info = info
-    return scores
+    return Scorer(model, examples, goal).measure(adapter).to_json()
 
 
 def choose_threshold(present: Sequence[float], absent: Sequence[float]) -> float:

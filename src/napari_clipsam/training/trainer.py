@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from napari_clipsam.adapters.files import round_as_stored
 from napari_clipsam.errors import Stopped
-from napari_clipsam.inference.devices import free_memory, memory_guard, resolve_precision
+from napari_clipsam.inference.devices import free_memory, memory_guard, training_dtype
 from napari_clipsam.models.identity import tensor_identity
 from napari_clipsam.training.checkpoint import load_state, run_fingerprint, save_state
 from napari_clipsam.training.events import TrainEvent, TrainResult
@@ -39,10 +39,10 @@ _SCORES_A_RUN = 20
 _SAVE_SECONDS, _TELL_SECONDS, _STOP_SECONDS = 20.0, 0.5, 0.5
 _ABSENT_ASKED = 8
 # Views of a plane and in all; the share of the time that making them may take.
-_MOST_VIEWS, _ALL_VIEWS, _ENCODE = 12, 64, 0.15
-_BATCH = {"cpu": 1, "gpu": 4}
+_MOST_VIEWS, _ALL_VIEWS, ENCODE_SHARE = 12, 64, 0.15
+BATCH = {"cpu": 1, "gpu": 4}
 # Of what is left when the views are made, where CLIP is tuned.
-_WORDS_SHARE = 0.25
+WORDS_SHARE = 0.25
 
 _DEFAULT = FitSettings()
 
@@ -101,6 +101,11 @@ def fit(
     return _Run(model, split, settings, start, checkpoint, resume, stop, give_way).events()
 
 
+def views_of_a_plane(n_planes: int) -> int:
+    """Views each of so many planes is seen in, where neither time nor memory is short."""
+    return max(2, min(_MOST_VIEWS, _ALL_VIEWS // n_planes))
+
+
 class _Run:
     """One run of `fit`; its methods in the order they happen."""
 
@@ -119,7 +124,7 @@ class _Run:
         self.checkpoint, self.resume = checkpoint, resume
         self.stop, self.give_way = stop, give_way
         self.device = next(model.sam.parameters()).device
-        self.dtype = resolve_precision("auto", self.device)
+        self.dtype = training_dtype(self.device)
         self.adapter = prepare_adapter(model, start, settings, len(split.train))
         identity = "base" if start is None else tensor_identity(start.state_dict())
         self.fingerprint = run_fingerprint(model, split, settings, identity)
@@ -154,7 +159,7 @@ class _Run:
                 self.settings.seed,
                 self.device,
                 self.dtype,
-                _BATCH["cpu" if self.device.type == "cpu" else "gpu"],
+                BATCH["cpu" if self.device.type == "cpu" else "gpu"],
                 self._check,
             )
             reason = yield from self._parts(material)
@@ -186,9 +191,10 @@ class _Run:
         maker = ViewMaker(
             self.model, self.adapter, self.device, self.dtype, settings.cache_trunk, self._check
         )
-        count = settings.views or max(2, min(_MOST_VIEWS, _ALL_VIEWS // len(examples)))
+        count = settings.views or views_of_a_plane(len(examples))
         stream = maker.views(examples, count, settings.seed, settings.goal != "concept")
         room = free_memory(self.device) // 4
+        allowed = ENCODE_SHARE * 60 * (settings.minutes or 0.0)
         views: list[View] = []
         begun = told = time.perf_counter()
         used = 0
@@ -203,7 +209,9 @@ class _Run:
             if now - told > _TELL_SECONDS:
                 told = now
                 yield self._event("encode")
-            late = settings.minutes is not None and now - begun > _ENCODE * 60 * settings.minutes
+            late = (
+                settings.minutes is not None and now - begun > ENCODE_SHARE * 60 * settings.minutes
+            )
             if settings.views is None and len(views) >= len(examples) and (late or used > room):
                 return views
 
@@ -221,7 +229,7 @@ class _Run:
                 words.fit_vectors()
             else:
                 words.restore(state["learner"])
-            end = begin + _WORDS_SHARE * (1 - begin) if tuned else begin
+            end = begin + WORDS_SHARE * (1 - begin) if tuned else begin
             if (reason := (yield from self._learn(words, begin, end))) is not None:
                 return reason
             state = None

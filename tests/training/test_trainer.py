@@ -1,0 +1,346 @@
+"""Training for real, on networks so small that it takes seconds."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lessons import example, split, tiny_model
+
+from napari_clipsam.adapters.files import load_adapter, save_adapter
+from napari_clipsam.adapters.inject import Adapter
+from napari_clipsam.errors import ConfigError, OutputError, Stopped, WeightsError
+from napari_clipsam.models.registry import LoadedModel
+from napari_clipsam.training import trainer
+from napari_clipsam.training.events import TrainEvent, TrainResult
+from napari_clipsam.training.learner import HeadLearner
+from napari_clipsam.training.samples import Split
+from napari_clipsam.training.scoring import held_out_scores
+from napari_clipsam.training.settings import FitSettings
+from napari_clipsam.training.trainer import fit
+
+QUICK = FitSettings(minutes=None, steps=60, rate=3e-2, views=2)
+
+
+@pytest.fixture(scope="module")
+def model() -> LoadedModel:
+    return tiny_model()
+
+
+@pytest.fixture(scope="module")
+def run(model: LoadedModel) -> list[TrainEvent]:
+    """One whole run that others look at."""
+    return list(fit(model, split(), QUICK))
+
+
+def result_of(events: list[TrainEvent]) -> TrainResult:
+    assert events[-1].stage == "done" and events[-1].result is not None
+    return events[-1].result
+
+
+def weights(adapter: Adapter) -> dict[str, torch.Tensor]:
+    return adapter.state_dict()
+
+
+def same(one: Adapter, other: Adapter) -> bool:
+    a, b = weights(one), weights(other)
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+# ---------------------------------------------------------------- what is learnt
+
+
+def test_the_held_out_score_rises(run: list[TrainEvent]) -> None:
+    result = result_of(run)
+    assert result.improved
+    assert result.best >= result.baseline + 0.3
+    assert result.best > 0.6
+    assert result.measure == "Dice"
+
+
+def test_objects_are_learnt_as_well(model: LoadedModel) -> None:
+    result = result_of(list(fit(model, split(), replace(QUICK, goal="both", steps=80))))
+    assert result.best > result.baseline
+    assert result.measure == "Dice and IoU"
+    assert result.adapter.config.own_objects
+    assert set(result.adapter.info.scores["after"]) == {"dice", "iou"}
+
+
+def test_an_adapter_for_a_word_leaves_objects_to_the_base(run: list[TrainEvent]) -> None:
+    config = result_of(run).adapter.config
+    assert not config.own_objects and not config.conditioned_objects
+
+
+def test_nothing_of_the_base_is_changed(model: LoadedModel) -> None:
+    fresh = tiny_model()
+    list(fit(model, split(), replace(QUICK, steps=4)))
+    for network, before in ((model.sam, fresh.sam), (model.clip, fresh.clip)):
+        for name, value in network.state_dict().items():
+            assert torch.equal(value, before.state_dict()[name]), name
+
+
+def test_it_goes_on_from_an_adapter_which_stays_as_it_was(
+    model: LoadedModel, run: list[TrainEvent]
+) -> None:
+    start = result_of(run).adapter
+    before = {name: value.clone() for name, value in weights(start).items()}
+    result = result_of(list(fit(model, split(), replace(QUICK, steps=4), start)))
+    assert result.baseline == pytest.approx(result_of(run).best)
+    assert all(torch.equal(before[name], value) for name, value in weights(start).items())
+
+
+def test_words_taught_before_stay_known(model: LoadedModel, run: list[TrainEvent]) -> None:
+    start = result_of(run).adapter
+    settings = replace(QUICK, steps=20)
+    result = result_of(list(fit(model, split(words=("squares",)), settings, start)))
+    assert result.improved
+    assert result.adapter.info.words == ("blobs", "squares")
+    assert set(result.adapter.taught) == {"blobs", "squares"}
+
+
+def test_several_words_name_the_same(model: LoadedModel) -> None:
+    words = ("blobs", "blob")
+    result = result_of(list(fit(model, split(words=words), replace(QUICK, steps=30))))
+    assert result.adapter.info.words[-1] == "blobs", "the first is the one that answers"
+    assert set(result.adapter.taught) == set(words)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"semantics": False},
+        {"kind": "lora"},
+        {"blocks": False},
+        {"init": "paper"},
+        {"n_conditioned": 3},
+        {"clip_tuning": "none"},
+        {"clip_tuning": "attention"},
+        {"concept_prompts": "clicks"},
+        {"concept_prompts": "both"},
+        {"goal": "object"},
+        {"cache_trunk": False},
+    ],
+)
+def test_every_variant_trains(model: LoadedModel, changes: dict) -> None:
+    events = list(fit(model, split(), replace(QUICK, steps=6, **changes)))
+    losses = [event.losses["loss"] for event in events if "loss" in event.losses]
+    assert losses and np.isfinite(losses).all()
+    assert result_of(events).reason == "budget"
+
+
+def test_without_blocks_only_the_decoder_moves(model: LoadedModel) -> None:
+    settings = replace(QUICK, blocks=False, clip_tuning="none", steps=20)
+    result = result_of(list(fit(model, split(), settings)))
+    assert result.improved
+    moved = {name.partition(".")[0] for name, v in weights(result.adapter).items() if v.any()}
+    assert "mask_decoder" in moved
+    for name, value in result.adapter.blocks.named_parameters():
+        if name.endswith("fc2.weight"):
+            assert not value.any()
+
+
+# ---------------------------------------------------------------- what is told
+
+
+def test_events_tell_a_whole_story(run: list[TrainEvent]) -> None:
+    assert [e.stage for e in run if e.result] == ["done"]
+    progress = [event.progress for event in run]
+    assert progress == sorted(progress) and progress[-1] == 1.0
+    steps = [event.step for event in run]
+    assert steps == sorted(steps) and steps[-1] == QUICK.steps
+    first = next(event for event in run if event.score is not None)
+    assert first.score == first.baseline == result_of(run).baseline
+    assert first.preview is not None and first.preview.mask.shape == (64, 64)
+    bests = [event.best for event in run if event.best is not None]
+    assert bests == sorted(bests) and bests[-1] == result_of(run).best
+
+
+def test_a_preview_comes_with_every_new_best(run: list[TrainEvent]) -> None:
+    best = run[1].baseline
+    for event in run[2:-1]:
+        if event.score is not None:
+            assert (event.preview is not None) == (event.score > best)
+            best = max(best, event.score)
+
+
+def test_notes_of_the_split_are_passed_on(model: LoadedModel) -> None:
+    noted = replace(split(), notes=("Slice 9 was left out.",))
+    events = fit(model, noted, replace(QUICK, steps=1))
+    assert "Slice 9 was left out." in next(events).note
+
+
+def test_the_adapter_says_how_it_was_made(run: list[TrainEvent]) -> None:
+    info = result_of(run).adapter.info
+    assert info.words == ("blobs",)
+    assert info.provenance["settings"]["steps"] == QUICK.steps
+    assert info.provenance["planes"] == ["stack Z=0", "stack Z=1", "stack Z=2"]
+    assert info.scores["tested_on"] == "slice 3"
+    assert info.scores["after"]["dice"] == pytest.approx(result_of(run).best)
+
+
+def test_scores_hold_for_the_file_as_saved(
+    model: LoadedModel, run: list[TrainEvent], tmp_path: Path
+) -> None:
+    result = result_of(run)
+    path = save_adapter(result.adapter, tmp_path / "taught.safetensors")
+    again = load_adapter(path, model.sam, model.clip)
+    assert held_out_scores(model, again, split().held_out, "concept")["dice"] == result.best
+    assert again.info == result.adapter.info
+
+
+def test_the_taught_word_is_found_and_others_are_refused(
+    model: LoadedModel, run: list[TrainEvent]
+) -> None:
+    from napari_clipsam.inference.segmenter import Segmenter
+    from napari_clipsam.prompts import Prompts
+
+    segmenter = Segmenter(model, result_of(run).adapter, "cpu")
+    assert segmenter.known_words == ["blobs"]
+    segmenter.set_plane(example(7).plane)
+    assert segmenter.predict(Prompts(text="blobs")).match
+
+
+# ---------------------------------------------------------------- stopping and going on
+
+
+def test_the_same_seed_gives_the_same_adapter(model: LoadedModel) -> None:
+    settings = replace(QUICK, steps=10)
+    one, other = (result_of(list(fit(model, split(), settings))) for _ in range(2))
+    assert same(one.adapter, other.adapter)
+    assert one.adapter.info == other.adapter.info
+    different = result_of(list(fit(model, split(), replace(settings, seed=1))))
+    assert not same(one.adapter, different.adapter)
+
+
+def test_a_stop_keeps_the_best_within_a_second(model: LoadedModel) -> None:
+    asked: list[float] = []
+
+    def stop() -> bool:
+        return bool(asked)
+
+    settings = replace(QUICK, steps=300)
+    events = []
+    for event in fit(model, split(), settings, stop=stop):
+        events.append(event)
+        if event.best is not None and event.best > 0.5 and not asked:
+            asked.append(time.perf_counter())
+    # Twice the promise, for machines on which others compute, too.
+    assert time.perf_counter() - asked[0] < 2.0
+    result = result_of(events)
+    assert result.reason == "stopped"
+    assert result.improved and result.best > 0.5
+    assert result.adapter.info.words == ("blobs",)
+
+
+def test_a_stop_before_anything_was_measured_says_so(model: LoadedModel) -> None:
+    with pytest.raises(Stopped):
+        list(fit(model, split(), QUICK, stop=lambda: True))
+
+
+def test_a_budget_of_minutes_is_kept(model: LoadedModel) -> None:
+    start = time.perf_counter()
+    result = result_of(list(fit(model, split(), replace(QUICK, steps=None, minutes=0.03))))
+    assert time.perf_counter() - start < 6
+    assert result.reason == "budget"
+
+
+def test_way_is_given_between_steps(model: LoadedModel) -> None:
+    calls: list[int] = []
+    list(fit(model, split(), replace(QUICK, steps=5), give_way=lambda: calls.append(1)))
+    assert len(calls) > 10
+
+
+def test_a_run_that_was_cut_off_ends_as_if_it_had_not_been(
+    model: LoadedModel, tmp_path: Path
+) -> None:
+    settings = replace(QUICK, steps=16)
+    whole = result_of(list(fit(model, split(), settings)))
+    state = tmp_path / "run.pt"
+    for cut in (2, 9):  # while the words are learnt, and afterwards
+        state.unlink(missing_ok=True)
+        reached = 0
+        asked = threading.Event()
+        for event in fit(model, split(), settings, checkpoint=state, stop=asked.is_set):
+            reached = event.step
+            if reached >= cut:
+                asked.set()
+        assert state.exists() and reached < 16
+        resumed = result_of(list(fit(model, split(), settings, checkpoint=state, resume=True)))
+        assert same(resumed.adapter, whole.adapter), cut
+        assert resumed.best == whole.best
+
+
+def test_a_state_of_another_run_is_refused(model: LoadedModel, tmp_path: Path) -> None:
+    state = tmp_path / "run.pt"
+    list(fit(model, split(), replace(QUICK, steps=2), checkpoint=state))
+    with pytest.raises(ConfigError, match="other images"):
+        list(fit(model, split(2), replace(QUICK, steps=2), checkpoint=state, resume=True))
+    state.write_bytes(state.read_bytes()[:200])
+    with pytest.raises(WeightsError, match="damaged"):
+        list(fit(model, split(), replace(QUICK, steps=2), checkpoint=state, resume=True))
+
+
+def test_no_space_for_the_state_says_so(
+    model: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "_SAVE_SECONDS", 0.0)
+
+    def full(self: Path, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OutputError, match="No space left"):
+        list(fit(model, split(), QUICK, checkpoint=tmp_path / "run.pt"))
+    assert not list(tmp_path.iterdir())
+
+
+# ---------------------------------------------------------------- when it does not go well
+
+
+def test_when_nothing_is_better_the_start_is_kept(
+    model: LoadedModel, run: list[TrainEvent], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = result_of(run).adapter
+    settings = replace(QUICK, rate=1e-9, steps=200, patience=3)
+    events = list(fit(model, split(), settings, start))
+    result = result_of(events)
+    assert result.reason == "no better" and not result.improved
+    assert result.best == result.baseline
+    assert result.adapter.info == start.info
+    for name, value in weights(start).items():
+        assert torch.equal(value, weights(result.adapter)[name]), name
+
+
+def test_a_loss_that_is_not_finite_ends_it_and_the_best_is_kept(
+    model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = HeadLearner.step
+
+    def failing(self: HeadLearner, progress: float) -> dict[str, float] | None:
+        if self.updates == 25:
+            with torch.no_grad():
+                next(self.material.adapter.mask_decoder.parameters()).fill_(float("nan"))
+        return step(self, progress)
+
+    monkeypatch.setattr(HeadLearner, "step", failing)
+    result = result_of(list(fit(model, split(), QUICK)))
+    assert result.reason == "not finite"
+    assert result.improved
+    assert all(value.isfinite().all() for value in weights(result.adapter).values())
+
+
+def test_one_plane_is_enough(model: LoadedModel) -> None:
+    whole = example(0)
+    known = np.zeros(whole.labels.shape, bool)
+    known[:, :32] = True
+    parts = Split(
+        (replace(whole, known=known),), (replace(whole, known=~known),), "half of slice 0"
+    )
+    result = result_of(list(fit(model, parts, QUICK)))
+    assert result.improved
+    assert result.tested_on == "half of slice 0"
