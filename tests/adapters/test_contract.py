@@ -266,3 +266,28 @@ def test_another_base_is_refused_before_anything_changes(
     assert_same(other.state_dict(), before[0])
     assert_same(clip.state_dict(), before[1])
     assert torch.equal(torch.get_rng_state(), before[2])
+
+
+# ---------------------------------------------------------------- parts of the grid
+
+
+def test_a_part_of_the_grid_gets_what_it_would_inside_the_whole(kind: str, clip: Clip) -> None:
+    sam = tiny_sam(global_attn_indexes=(), window_size=2)
+    # Of what follows the blocks, a 1 x 1 convolution and a norm keep tokens apart.
+    sam.image_encoder.neck = sam.image_encoder.neck[:2]
+    adapter = build(kind, sam, clip)
+    for i, parameter in enumerate(adapter.parameters()):
+        nn.init.normal_(parameter, std=0.1, generator=seeded(i))
+    image = pixels()
+    signals = see(clip, image, "nuclei")
+    tokens = sam.trunk(image, adapter.split)
+
+    def cut(maps: Tensor) -> Tensor:
+        return maps[:, 4:8, 2:6]
+
+    with torch.no_grad():
+        bound = adapter.condition(signals)
+        whole = sam.head(tokens, adapter.split, bound)
+        part = sam.head(cut(tokens), adapter.split, [block.part(cut) for block in bound])
+
+    close(part, whole[..., 4:8, 2:6], atol=1e-5, rtol=0)

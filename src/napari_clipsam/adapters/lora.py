@@ -12,7 +12,7 @@ from napari_clipsam.models.attention import grid_attention
 from napari_clipsam.models.clip import AttentionWeights
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
@@ -65,6 +65,10 @@ class LoraLayer(BlockLayer):
     def mlp(self, mlp: nn.Module, h: Tensor) -> Tensor:
         """The block's own MLP."""
         return mlp(h)
+
+    def part(self, cut: Callable[[Tensor], Tensor]) -> LoraLayer:
+        """The layer itself."""
+        return self
 
 
 class ClipLoraTuning(nn.Module):

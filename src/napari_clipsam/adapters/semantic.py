@@ -13,6 +13,8 @@ from napari_clipsam.adapters.regular import RegularAdapter
 from napari_clipsam.models.attention import grid_attention
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from napari_clipsam.semantics import Signals
@@ -88,3 +90,7 @@ class _BoundGuided:
 
     def mlp(self, mlp: nn.Module, h: Tensor) -> Tensor:
         return mlp(h) + self.layer.semantic(h, self.injection)
+
+    def part(self, cut: Callable[[Tensor], Tensor]) -> _BoundGuided:
+        injection = None if self.injection is None else cut(self.injection)
+        return _BoundGuided(self.layer, injection, self.pad_before_norm)

@@ -132,6 +132,10 @@ class BlockAdapter(Protocol):
         """What is added to the tokens for their second norm `h`, (B, H, W, C)."""
         ...
 
+    def part(self, cut: Callable[[Tensor], Tensor]) -> BlockAdapter:
+        """The same for a part of the grid that `cut` takes of any (B, H, W, ...)."""
+        ...
+
 
 class Decoded(NamedTuple):
     """Output of the mask decoder for N prompts.

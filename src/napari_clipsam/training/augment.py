@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Crop", "draw_crop", "relight"]
 
-_TRIES = 12
 _SMALLEST = 32
 _GAMMA, _GAIN, _OFFSET, _TINT, _BLUR, _NOISE = 0.35, 0.15, 12.0, 0.08, 0.8, 4.0
 
@@ -48,7 +47,7 @@ def draw_crop(
     side: float,
     smallest: float = 0.6,
 ) -> Crop:
-    """Draw a crop that shows something of a structure.
+    """Draw a crop around one of the pixels that show a structure; anywhere without any.
 
     Parameters
     ----------
@@ -63,19 +62,19 @@ def draw_crop(
     Returns
     -------
     Crop
-        Where a few draws all show nothing, the last of them.
     """
-    height, width = (min(n, round(side)) for n in shown.shape)
-    crop = Crop(slice(0, shown.shape[0]), slice(0, shown.shape[1]))
-    for _ in range(_TRIES):
-        share = rng.uniform(smallest, 1.0)
-        h, w = (max(min(n, _SMALLEST), round(n * share)) for n in (height, width))
-        y, x = rng.integers(shown.shape[0] - h + 1), rng.integers(shown.shape[1] - w + 1)
-        turns, mirrored = int(rng.integers(4)), bool(rng.integers(2))
-        crop = Crop(slice(int(y), int(y) + h), slice(int(x), int(x) + w), turns, mirrored)
-        if shown[crop.rows, crop.columns].any():
-            break
-    return crop
+    share = rng.uniform(smallest, 1.0)
+    sides = [max(min(n, _SMALLEST), round(min(n, side) * share)) for n in shown.shape]
+    there = np.argwhere(shown)
+    spans = []
+    pixel = there[rng.integers(len(there))] if len(there) else None
+    for axis, (length, total) in enumerate(zip(sides, shown.shape, strict=True)):
+        low, high = 0, total - length
+        if pixel is not None:
+            low, high = max(low, int(pixel[axis]) - length + 1), min(high, int(pixel[axis]))
+        first = int(rng.integers(low, high + 1))
+        spans.append(slice(first, first + length))
+    return Crop(spans[0], spans[1], int(rng.integers(4)), bool(rng.integers(2)))
 
 
 def relight(rgb: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:

@@ -19,6 +19,7 @@ from napari_clipsam.training.prompting import (
 from napari_clipsam.training.rates import falling
 from napari_clipsam.training.vectors import map_loss, patch_targets
 from napari_clipsam.training.views import Batch, View, gather
+from napari_clipsam.training.windows import Window, draw_window, may_be_cut
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,6 +40,8 @@ _CLIP_NORM, _DECAY = 1.0, 0.98
 # Objects of a step, shared by its views.
 _OBJECTS = {"cpu": 4, "gpu": 32}
 _MOST_ROUNDS = 3
+# Share of the steps that may look at a window only.
+_WHOLE_FROM = 0.7
 
 
 class HeadLearner:
@@ -80,8 +83,12 @@ class HeadLearner:
                 if members
             ],
             betas=(0.9, 0.98),
+            fused=material.device.type in ("cpu", "cuda"),
         )
         self.average = copy.deepcopy(adapter).eval()
+        # A GPU computes the whole as fast.
+        on_cpu = material.device.type == "cpu"
+        self._may_cut = on_cpu and may_be_cut(material.model.sam.config, adapter.split)
 
     def step(self, progress: float) -> dict[str, float] | None:
         """Take one step.
@@ -99,7 +106,7 @@ class HeadLearner:
         """
         falling(self.optimizer, self._rates, progress, self.updates)
         self.optimizer.zero_grad(set_to_none=True)
-        terms = self._terms()
+        terms = self._terms(progress)
         total = torch.stack([_TERMS[name] * value for name, value in terms.items()]).sum()
         values = {name: float(value.detach()) for name, value in terms.items()}
         values["loss"] = float(total.detach())
@@ -131,14 +138,15 @@ class HeadLearner:
         self.updates = state["updates"]
         self.material.generator.set_state(state["generator"].cpu())
 
-    def _terms(self) -> dict[str, Tensor]:
+    def _terms(self, progress: float) -> dict[str, Tensor]:
         material, settings, goal = self.material, self.settings, self.settings.goal
         adapter, generator = material.adapter, material.generator
         views = material.draw()
         batch = gather(views)
         words, present = self._draw_words(views)
         terms: dict[str, Tensor] = {}
-        seen = self._condition(batch, words, present)
+        window = self._window(batch, progress)
+        seen = self._condition(batch, words, present, window)
         targets, weights = patch_targets(batch.concept, batch.known, material.model.clip.grid)
         terms["map"] = map_loss(seen.signals.cosine, targets, weights * present[:, None])
         with autocast(material.device, material.dtype):
@@ -167,7 +175,18 @@ class HeadLearner:
             present.append(not missing and view.shows)
         return words, torch.tensor(present, device=material.device)
 
-    def _condition(self, batch: Batch, words: Sequence[str], present: Tensor) -> Conditioned:
+    def _window(self, batch: Batch, progress: float) -> Window:
+        """The part of the views that a step looks at."""
+        material = self.material
+        shape = material.model.sam.config
+        cut = self._may_cut and progress < _WHOLE_FROM
+        if not cut:
+            return Window.whole(shape)
+        return draw_window(batch.concept * batch.known, shape, material.generator)
+
+    def _condition(
+        self, batch: Batch, words: Sequence[str], present: Tensor, window: Window
+    ) -> Conditioned:
         material = self.material
         adapter, sam = material.adapter, material.model.sam
         signals = material.signals(batch, words)
@@ -178,8 +197,11 @@ class HeadLearner:
                 with torch.no_grad():
                     tokens = sam.trunk(batch.pixels, adapter.split, material.check)
             adapters = adapter.condition(signals)
+            if window.side < window.grid:
+                adapters = [block.part(window.cut_tokens) for block in adapters]
+            tokens = window.cut_tokens(tokens)
             embedding = sam.head(tokens, adapter.split, adapters, material.check)
-        return Conditioned(embedding, signals, present)
+        return Conditioned(embedding, signals, present, window)
 
     @torch.no_grad()
     def _average(self) -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from napari_clipsam.adapters.inject import Adapter
     from napari_clipsam.semantics import Signals
     from napari_clipsam.training.views import Batch
+    from napari_clipsam.training.windows import Window
 
 __all__ = ["ABSENT_SHARE", "Conditioned", "concept_terms", "object_terms"]
 
@@ -41,15 +42,20 @@ class Conditioned:
 
     Attributes
     ----------
-    embedding : Tensor, shape (B, C, G, G)
+    embedding : Tensor, shape (B, C, S, S)
+        Of the window.
     signals : Signals
+        Of the whole views.
     present : Tensor of bool, shape (B,)
         Whether the word names what is labelled.
+    window : Window
+        The part that is trained on; prompts keep their places in the whole.
     """
 
     embedding: Tensor
     signals: Signals
     present: Tensor
+    window: Window
 
 
 def concept_terms(
@@ -79,12 +85,15 @@ def concept_terms(
         generator,
         batch.resized,
     )
-    known = batch.known * seen.present[:, None, None]
-    target = batch.concept * known
+    window = seen.window
+    known = window.cut(batch.known) * seen.present[:, None, None]
+    target = window.cut(batch.concept) * known
+    offset = window.offset(target)
     points, labels = made.points, torch.ones_like(made.points[..., 0], dtype=torch.long)
     if by_clicks:
         count = int(torch.randint(1, _MOST_CLICKS + 1, (), generator=generator))
-        drawn = [random_points(target, size, _like(generator, target)) for _ in range(count)]
+        own = _like(generator, target)
+        drawn = [random_points(target, window.pixels, own) + offset for _ in range(count)]
         # An absent word has nothing to click on: it keeps the points of its map.
         drawn_points = torch.stack(drawn, dim=1)
         some = seen.present[:, None, None]
@@ -92,7 +101,9 @@ def concept_terms(
         labels = torch.ones_like(points[..., 0], dtype=torch.long)
     terms: dict[str, Tensor] = {}
     for round_number in range(2 if by_clicks else 1):
-        decoded = _decode(adapter, seen.embedding, points, labels, made.mask, "concept")
+        decoded = _decode(
+            adapter, seen.embedding, window, points, labels, window.cut(made.mask), "concept"
+        )
         found = {}
         if seen.present.any():
             found = _mask_terms(decoded, target, known, seen.present, loss)
@@ -101,8 +112,8 @@ def concept_terms(
             token = decoded.iou_token
         if by_clicks and round_number == 0:
             wrong = (decoded.logits[:, 0].detach() > 0) & (known > 0)
-            xy, kind = correction_points(wrong, target, size, _like(generator, target))
-            points = torch.cat([points, xy[:, None]], dim=1)
+            xy, kind = correction_points(wrong, target, window.pixels, _like(generator, target))
+            points = torch.cat([points, (xy + offset)[:, None]], dim=1)
             labels = torch.cat([labels, kind[:, None]], dim=1)
     if by_clicks:
         terms = {k: v / 2 for k, v in terms.items()}
@@ -129,11 +140,12 @@ def object_terms(
     of the mask before follow, with that mask as prompt. The first answer to a lone click may be
     any of the decoder's masks, as SAM was trained.
     """
-    chosen = _choose(batch, count, generator)
+    window = seen.window
+    chosen = _choose(window.cut(batch.ids), window.cut(batch.known), count, generator)
     if chosen is None:
         return {}
     view, masks, known = chosen
-    size = adapter.prompt_encoder.input_image_size[0]
+    size, offset = window.pixels, window.offset(masks)
     own = _like(generator, masks)
     boxed = bool(torch.rand((), generator=generator) < 0.4)
     clicked = not boxed or bool(torch.rand((), generator=generator) < 0.25)
@@ -141,17 +153,25 @@ def object_terms(
     points, labels = masks.new_zeros(len(masks), 0, 2), view.new_zeros(len(masks), 0)
     if clicked:
         draw = inner_points if inner else random_points
-        points = draw(masks, size, own)[:, None]
+        points = (draw(masks, size, own) + offset)[:, None]
         labels = torch.ones_like(points[..., 0], dtype=torch.long)
     corners = None
     if boxed:
-        corners = box_prompts(masks, size, generator=own).view(-1, 2, 2)
+        corners = box_prompts(masks, size, generator=own).view(-1, 2, 2) + offset
     mask = None
     terms: dict[str, Tensor] = {}
     for number in range(rounds):
         ambiguous = number == 0 and not boxed
         decoded = _decode(
-            adapter, seen.embedding[view], points, labels, mask, "object", corners, ambiguous
+            adapter,
+            seen.embedding[view],
+            window,
+            points,
+            labels,
+            mask,
+            "object",
+            corners,
+            ambiguous,
         )
         logits, found = _best_terms(decoded, masks, known, loss)
         terms = {k: terms[k] + v if k in terms else v for k, v in found.items()}
@@ -159,7 +179,7 @@ def object_terms(
         if number + 1 < rounds:
             wrong = (mask[:, 0] > 0) & (known > 0)
             xy, kind = correction_points(wrong, masks, size, own)
-            points = torch.cat([points, xy[:, None]], dim=1)
+            points = torch.cat([points, (xy + offset)[:, None]], dim=1)
             labels = torch.cat([labels, kind[:, None]], dim=1)
     return {k: v / rounds for k, v in terms.items()}
 
@@ -167,6 +187,7 @@ def object_terms(
 def _decode(
     adapter: Adapter,
     embedding: Tensor,
+    window: Window,
     points: Tensor,
     labels: Tensor,
     mask: Tensor | None,
@@ -184,7 +205,9 @@ def _decode(
     sparse = embed_points(encoder, points, labels)
     sparse = torch.cat([sparse, adapter.target_tokens(target, n)], dim=1)  # type: ignore[arg-type]
     dense = embed_masks(encoder, mask, n)
-    places = encoder.get_dense_pe()
+    if mask is None:
+        dense = window.cut(dense)
+    places = window.cut(encoder.get_dense_pe())
     return decode(adapter.mask_decoder, embedding, places, sparse, dense, multimask)
 
 
@@ -218,20 +241,20 @@ def _best_terms(
 
 
 def _choose(
-    batch: Batch, count: int, generator: torch.Generator
+    ids: Tensor, known: Tensor, count: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor] | None:
     """Up to `count` objects of each view: view (N,), masks and known cells (N, M, M)."""
     views, masks = [], []
-    for i, (ids, known) in enumerate(zip(batch.ids, batch.known, strict=True)):
-        numbers, cells = ids[known > 0].unique(return_counts=True)
+    for i, (numbered, counted) in enumerate(zip(ids, known, strict=True)):
+        numbers, cells = numbered[counted > 0].unique(return_counts=True)
         there = numbers[(numbers > 0) & (cells >= _LEAST_CELLS)]
         order = torch.randperm(len(there), generator=generator)[:count].to(there.device)
-        masks += [(ids == number).float() * known for number in there[order]]
+        masks += [(numbered == number).float() * counted for number in there[order]]
         views += [i] * len(order)
     if not masks:
         return None
-    view = torch.tensor(views, device=batch.ids.device)
-    return view, torch.stack(masks), batch.known[view]
+    view = torch.tensor(views, device=ids.device)
+    return view, torch.stack(masks), known[view]
 
 
 def _balance(present: Tensor) -> Tensor:

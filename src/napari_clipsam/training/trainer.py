@@ -209,11 +209,10 @@ class _Run:
             if now - told > _TELL_SECONDS:
                 told = now
                 yield self._event("encode")
-            late = (
-                settings.minutes is not None and now - begun > ENCODE_SHARE * 60 * settings.minutes
-            )
-            if settings.views is None and len(views) >= len(examples) and (late or used > room):
-                return views
+            in_time = settings.minutes is None or now - begun < allowed
+            if settings.views or len(views) < len(examples) or (in_time and used < room):
+                continue
+            return views
 
     def _parts(self, material: Material) -> Generator[TrainEvent, None, Reason]:
         """First CLIP learns the words, then adapter and decoder what to make of them."""

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from lessons import example, tiny_model
+
+from napari_clipsam.adapters.base import AdapterConfig
+from napari_clipsam.adapters.inject import Adapter, build_adapter
+from napari_clipsam.models.registry import LoadedModel
+from napari_clipsam.training.metrics import dice
+from napari_clipsam.training.scoring import Scorer, choose_threshold, held_out_scores
+
+shares = st.lists(st.floats(0.001, 0.999), min_size=1, max_size=8)
+
+
+@given(shares, shares)
+def test_no_plane_that_was_seen_with_the_word_is_refused(
+    present: list[float], absent: list[float]
+) -> None:
+    threshold = choose_threshold(present, absent)
+    assert 0 < threshold < min(present)
+    assert threshold <= 0.5
+
+
+def test_planes_that_can_be_told_apart_are() -> None:
+    assert 0.1 < choose_threshold([0.6, 0.9], [0.01, 0.1]) < 0.6
+
+
+def test_without_absent_words_there_is_room_below() -> None:
+    assert choose_threshold([0.4, 0.8], []) == pytest.approx(0.2)
+    assert choose_threshold([], [0.1]) == 0.5
+
+
+@pytest.fixture(scope="module")
+def model() -> LoadedModel:
+    return tiny_model()
+
+
+@pytest.fixture(scope="module")
+def adapter(model: LoadedModel) -> Adapter:
+    made = build_adapter(AdapterConfig(n_conditioned=1), model.sam, model.clip, seed=0)
+    return made.with_info(words=("blobs",), threshold=0.999)
+
+
+def test_the_threshold_is_left_aside_and_comes_back(model: LoadedModel, adapter: Adapter) -> None:
+    scores = Scorer(model, [example(0), example(1)], "concept").measure(adapter)
+    assert adapter.info.threshold == 0.999
+    assert len(scores.presence) == 2
+    assert scores.preview.example.plane.name == "stack Z=0"
+
+
+def test_dice_is_that_of_the_known_pixels(model: LoadedModel, adapter: Adapter) -> None:
+    whole = example(0)
+    known = np.zeros(whole.labels.shape, bool)
+    known[20:] = True
+    scorer = Scorer(model, [replace(whole, known=known)], "concept")
+    scores = scorer.measure(adapter)
+    mask = scores.preview.mask
+    assert scores.dice == pytest.approx(dice(mask & known, (whole.labels > 0) & known))
+
+
+def test_objects_are_clicked_where_labels_tell_them_apart(
+    model: LoadedModel, adapter: Adapter
+) -> None:
+    both = held_out_scores(model, adapter, [example(0)], "both")
+    assert set(both) == {"dice", "iou"}
+    assert set(held_out_scores(model, adapter, [example(0)], "object")) == {"iou"}
+    semantic = [example(0, objects=False)]
+    assert set(held_out_scores(model, adapter, semantic, "both")) == {"dice"}
+
+
+def test_presences_end_in_time(model: LoadedModel, adapter: Adapter) -> None:
+    scorer = Scorer(model, [example(0), example(1)], "concept")
+    assert len(scorer.presences(adapter, ["cars", "trees"])) == 4
+    assert len(scorer.presences(adapter, ["cars", "trees"], seconds=0.0)) == 1
