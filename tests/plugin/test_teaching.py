@@ -91,6 +91,31 @@ def test_without_layers_the_dock_says_what_to_do(viewer: ViewerModel) -> None:
     )
 
 
+def test_layers_that_are_renamed_stay_chosen(teacher: TeachController, viewer: ViewerModel) -> None:
+    viewer.add_labels(np.zeros((20, 40, 50), int), name="other")
+    teacher.set_slices("3, 12")
+    viewer.layers["mito"].name = "mitochondria"
+    viewer.layers["em"].name = "cells"
+    assert (teacher.state.image, teacher.state.labels) == ("cells", "mitochondria")
+    assert teacher.state.slices == "3, 12", "and so do the slices"
+    viewer.layers.remove("mitochondria")
+    assert teacher.state.labels == "other" and teacher.state.slices == ""
+
+
+def test_layers_that_go_in_mid_lesson_end_nothing(viewer: ViewerModel) -> None:
+    stack_with_labels(viewer)
+    fit = FakeFit()
+    teacher = make_teacher(viewer, fit)
+    teacher.set_words("mitochondria")
+    teacher.show_view("after")
+    fit.on_step = viewer.layers.clear
+    teacher.teach()
+    assert teacher.state.saved == f"Saved as {NAME}"
+    teacher.show_view("after")
+    teacher.go()
+    assert len(viewer.layers) == 0
+
+
 def test_labels_of_another_shape_are_greyed_out(viewer: ViewerModel) -> None:
     viewer.add_image(np.zeros((5, 20, 30)), name="em")
     viewer.add_labels(np.zeros((5, 20, 31), np.uint8), name="other")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -72,13 +72,14 @@ class Material:
 
     def on_layers(self) -> None:
         """Layers came, went, were renamed or chosen."""
-        viewer, state = self._to.viewer, self._to.state
+        viewer = self._to.viewer
         images = image_choices(viewer)
-        image = state.image if state.image in {c.value for c in images} else self._usual_image()
+        names = [c.value for c in images]
+        image = self._still("image", names) or self._usual_image()
         opened = self._open(image) if image else None
         labels = label_choices(viewer, None if opened is None else opened.shape)
         fitting = [c.value for c in labels if c.enabled]
-        chosen = state.labels if state.labels in fitting else self._usual_labels(fitting)
+        chosen = self._still("labels", fitting) or self._usual_labels(fitting)
         self._to.update(images=images, image=image, label_layers=labels, labels=chosen)
         self._take_up(opened, chosen)
 
@@ -124,6 +125,13 @@ class Material:
         """Let go of the layers."""
         self._watch(None)
         self.pair = self.looked = None
+
+    def _still(self, what: Literal["image", "labels"], names: list[str]) -> str:
+        """The layer that is chosen, by its new name if it was renamed; "" if it is gone."""
+        name: str = getattr(self._to.state, what)
+        if name and name not in names and self.pair is not None:
+            name = self.pair.labels.name if what == "labels" else self.pair.image.layer.name
+        return name if name in names else ""
 
     def _usual_image(self) -> str:
         segment = commands.controller_in(self._to.viewer)

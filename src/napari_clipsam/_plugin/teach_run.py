@@ -122,15 +122,17 @@ class TeachRun:
 
     def close(self) -> None:
         """End the lesson; what it has is found when somebody looks for it."""
+        self.is_running = False
         self._to.runner.stop("teach")
         self._to.trainer.drop()
         self._preview.hide()
-        self.is_running = False
 
     def _on_lent(self, plan: Plan, value: Loaded | Lent) -> None:
         to = self._to
         if isinstance(value, Loaded):
             to.on_loaded(value)
+            return
+        if not self.is_running:
             return
         to.update(busy=Progress("Reading the slices"))
 
@@ -213,7 +215,10 @@ class TeachRun:
         return {"saved": f"Not saved: {name}", "saved_tip": tip, "can_save": True, "hint": hint}
 
     def _on_end(self, error: ClipSamError | None) -> None:
-        to, self.is_running = self._to, False
+        to = self._to
+        if not self.is_running:
+            return
+        self.is_running = False
         to.update(busy=None, learning=None)
         if error is not None:
             hint = wording.error_hint(error)

@@ -141,7 +141,7 @@ def look(
             held = tested or chosen.numbers[-max(1, round(0.2 * len(chosen.numbers))) :]
             yield Looked(labels, chosen, held, f"slices {written(held)}")
             return
-        examples = _examples(chosen, source, read, source.pixelless)
+        examples = _examples(chosen, read, source.pixelless)
         held_out = held_out_of(chosen, tested)
         split = make_split(examples, held_out, goal=goal)
     except InputError as error:
@@ -171,12 +171,15 @@ def examples_of(
         check()
         return source.labels(number)
 
-    return _examples(picked, source, read, source.plane, words)
+    def plane(number: int) -> Plane:
+        check()
+        return source.plane(number)
+
+    return _examples(picked, read, plane, words)
 
 
 def _examples(
     picked: Picked,
-    source: Slices,
     read: Callable[[int], NDArray[np.integer]],
     plane: Callable[[int], Plane],
     words: tuple[str, ...] = ("structure",),

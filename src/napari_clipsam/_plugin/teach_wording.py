@@ -91,6 +91,8 @@ def score_tip(measure: str, best: float | None, where: str) -> str:
 
 def progress(event: TrainEvent) -> str:
     """How far learning is."""
+    if event.progress >= 1:
+        return "a last look at the held-out part"
     left = f"{time_needed(event.seconds_left)} left" if event.seconds_left > 0 else ""
     what = "learning" if event.stage == "train" else "looking at the slices"
     return ", ".join(part for part in (what, left) if part)

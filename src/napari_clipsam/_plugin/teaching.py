@@ -20,7 +20,7 @@ from napari_clipsam._plugin.teach_material import Material
 from napari_clipsam._plugin.teach_next import NextSlices
 from napari_clipsam._plugin.teach_run import TeachRun
 from napari_clipsam._plugin.teach_state import BY_STEPS, TeachState
-from napari_clipsam.errors import ClipSamError
+from napari_clipsam.errors import ClipSamError, PlaneError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -251,7 +251,15 @@ class TeachController:
         return segment is not None and segment.stacks.progress is not None
 
     def go_to(self, pair: Pair, number: int, label: bool = False) -> None:
-        """Show a slice; to label it, let its labels be the active layer."""
+        """Show a slice; to label it, let its labels be the active layer.
+
+        Raises
+        ------
+        PlaneError
+            The image is not open any more.
+        """
+        if pair.image.layer not in self.viewer.layers:
+            raise PlaneError(f"{pair.image.layer.name} is not open any more. Open it again.")
         layer, dims = pair.image.layer, self.viewer.dims
         ahead = dims.ndim - layer.ndim
         dims.ndisplay = 2

@@ -18,6 +18,8 @@ __all__ = ["CurvePlot"]
 _SCORE, _LOSS = {"dark": "#56b4e9", "light": "#0072b2"}, {"dark": "#e69f00", "light": "#b35900"}
 _HEIGHT = 110
 _MARGIN = 0.05
+# Losses in a row of which the middle one is drawn.
+_SPIKES = 5
 
 
 class CurvePlot(pg.PlotWidget):
@@ -56,8 +58,7 @@ class CurvePlot(pg.PlotWidget):
             high = min(1.0, float(scores.max()) + _MARGIN)
         times, losses = _columns(curve.losses)
         if len(losses):
-            span = losses.max() - losses.min() or 1.0
-            losses = low + (high - low) * (0.05 + 0.9 * (losses - losses.min()) / span)
+            losses = low + (high - low) * (0.05 + 0.9 * _shape_of(losses))
         self._loss.setData(times / seconds, losses)
         self.setYRange(low, high, padding=0.08)
         self.setXRange(0, max(longest, 1.0) / seconds, padding=0.04)
@@ -101,6 +102,14 @@ class _Times(pg.AxisItem):
     def tickStrings(self, values: list[float], scale: float, spacing: float) -> list[str]:
         """Words of the ticks."""
         return [f"{value:g} {self.unit}" for value in values]
+
+
+def _shape_of(losses: np.ndarray) -> np.ndarray:
+    """Losses between 0 and 1, without the spikes of single steps."""
+    padded = np.pad(losses, _SPIKES // 2, mode="edge")
+    smooth = np.median(np.lib.stride_tricks.sliding_window_view(padded, _SPIKES), axis=1)
+    span = smooth.max() - smooth.min()
+    return (smooth - smooth.min()) / (span or 1.0)
 
 
 def _columns(points: tuple[tuple[float, float], ...]) -> tuple[np.ndarray, np.ndarray]:
