@@ -58,7 +58,6 @@ def test_adapters_of_the_papers_code_are_not_gone_on_from(model: LoadedModel) ->
 
 def test_absent_words_name_something_else(model: LoadedModel) -> None:
     assert "car" in absent_words(model, ["nuclei"]) and "car" not in absent_words(model, ["Car"])
-    both = ("nuclei", "nucleus")
     config = ClipConfig(
         CLIP_ARCHITECTURE,
         input_size=64,
