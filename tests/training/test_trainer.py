@@ -23,6 +23,7 @@ from napari_clipsam.training.samples import Split
 from napari_clipsam.training.scoring import held_out_scores
 from napari_clipsam.training.settings import FitSettings
 from napari_clipsam.training.trainer import fit
+from napari_clipsam.training.words import WordLearner
 
 QUICK = FitSettings(minutes=None, steps=60, rate=3e-2, views=2)
 
@@ -305,6 +306,7 @@ def test_no_space_for_the_state_says_so(
 def test_when_nothing_is_better_the_start_is_kept(
     model: LoadedModel, run: list[TrainEvent], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(WordLearner, "fit_vectors", lambda self: None)
     start = result_of(run).adapter
     settings = replace(QUICK, rate=1e-9, steps=200, patience=3)
     events = list(fit(model, split(), settings, start))

@@ -13,6 +13,7 @@ from napari_clipsam.inference.devices import memory_guard, synchronize, training
 from napari_clipsam.planes import Plane
 from napari_clipsam.training.events import Estimate
 from napari_clipsam.training.learner import HeadLearner
+from napari_clipsam.training.learning import Learner, bytes_kept
 from napari_clipsam.training.material import Material
 from napari_clipsam.training.samples import Example
 from napari_clipsam.training.starting import prepare_adapter
@@ -21,8 +22,6 @@ from napari_clipsam.training.views import ViewMaker
 from napari_clipsam.training.words import WordLearner
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from napari_clipsam.adapters.inject import Adapter
     from napari_clipsam.models.registry import LoadedModel
     from napari_clipsam.training.settings import FitSettings
@@ -115,38 +114,20 @@ def _probe(
             BATCH["cpu" if device.type == "cpu" else "gpu"],
             _nothing,
         )
-        kept = _Kept([model.sam, model.clip, adapter])
-        words = 0.0
+        networks = (model.sam, model.clip, adapter)
+        learner: Learner
+        words, kept = 0.0, 0
         if adapter.clip_tuning is not None:
             learner = WordLearner(material, settings.rate)
-            words = kept.step(learner, device)
+            kept = bytes_kept(lambda: learner.step(0.0), networks)
+            words = _timed(lambda: learner.step(0.0), device)[1]
             material.keep_dense(keep_pixels=not settings.cache_trunk)
-        head = kept.step(HeadLearner(material, settings), device)
+        learner = HeadLearner(material, settings)
+        # The whole, which the last steps see, keeps most.
+        kept = max(kept, bytes_kept(lambda: learner.step(1.0), networks))
+        head = _timed(lambda: learner.step(0.0), device)[1]
     weights = sum(p.nbytes for p in adapter.parameters())
-    return _Probe(view_seconds, words, head, view.nbytes, kept.peak, weights)
-
-
-class _Kept:
-    """Measures steps: their time, and the most that autograd saved in one of them."""
-
-    def __init__(self, networks: list[torch.nn.Module]) -> None:
-        self._weights = {p.untyped_storage().data_ptr() for n in networks for p in n.parameters()}
-        self.peak = 0
-
-    def step(self, learner: WordLearner | HeadLearner, device: torch.device) -> float:
-        """Seconds of a step; the first one, which also warms up, is the one that is weighed."""
-        saved: dict[int, int] = {}
-
-        def pack(tensor: Tensor) -> Tensor:
-            storage = tensor.untyped_storage()
-            if storage.data_ptr() not in self._weights:
-                saved[storage.data_ptr()] = storage.nbytes()
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            learner.step(0.0)
-        self.peak = max(self.peak, sum(saved.values()))
-        return _timed(lambda: learner.step(0.0), device)[1]
+    return _Probe(view_seconds, words, head, view.nbytes, kept, weights)
 
 
 def _timed(work: Callable[[], T], device: torch.device) -> tuple[T, float]:

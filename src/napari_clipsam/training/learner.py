@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import copy
-import math
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from napari_clipsam.inference.devices import autocast
+from napari_clipsam.training.learning import Learner
 from napari_clipsam.training.prompting import (
     ABSENT_SHARE,
     Conditioned,
     concept_terms,
     object_terms,
 )
-from napari_clipsam.training.rates import falling
 from napari_clipsam.training.vectors import map_loss, patch_targets
 from napari_clipsam.training.views import Batch, View, gather
 from napari_clipsam.training.windows import Window, draw_window, may_be_cut
@@ -36,7 +35,7 @@ _DECODER = ("mask_decoder.", "prompt_encoder.")
 _GROUPS = {"blocks": (1.0, 1e-3), "decoder": (0.3, 1e-3), "vectors": (1.0, 0.0)}
 _TERMS = {"mask": 1.0, "object": 1.0, "quality": 0.5, "object_quality": 0.5}
 _TERMS |= {"presence": 0.2, "map": 0.3}
-_CLIP_NORM, _DECAY = 1.0, 0.98
+_DECAY = 0.98
 # Objects of a step, shared by its views.
 _OBJECTS = {"cpu": 4, "gpu": 32}
 _MOST_ROUNDS = 3
@@ -44,7 +43,7 @@ _MOST_ROUNDS = 3
 _WHOLE_FROM = 0.7
 
 
-class HeadLearner:
+class HeadLearner(Learner):
     """Trains what conditions and decodes.
 
     Parameters
@@ -60,8 +59,6 @@ class HeadLearner:
     """
 
     def __init__(self, material: Material, settings: FitSettings) -> None:
-        self.material, self.settings = material, settings
-        self.updates = 0
         adapter = material.adapter.requires_grad_(False)
         taught = {id(adapter.teach(word)) for word in material.taught}
         groups: dict[str, list[nn.Parameter]] = {name: [] for name in _GROUPS}
@@ -74,74 +71,25 @@ class HeadLearner:
                 settings.blocks or not name.startswith("blocks.")
             ):
                 groups["blocks"].append(parameter)
-        self.parameters = [p.requires_grad_() for group in groups.values() for p in group]
-        self._rates = [settings.rate * _GROUPS[name][0] for name in groups if groups[name]]
-        self.optimizer = torch.optim.AdamW(
-            [
-                {"params": members, "lr": 0.0, "weight_decay": _GROUPS[name][1]}
-                for name, members in groups.items()
-                if members
-            ],
-            betas=(0.9, 0.98),
-            fused=material.device.type in ("cpu", "cuda"),
-        )
+        rates = {name: (settings.rate * share, decay) for name, (share, decay) in _GROUPS.items()}
+        super().__init__(material, [(groups[name], *rates[name]) for name in groups])
+        self.settings = settings
         self.average = copy.deepcopy(adapter).eval()
         # A GPU computes the whole as fast.
         on_cpu = material.device.type == "cpu"
         self._may_cut = on_cpu and may_be_cut(material.model.sam.config, adapter.split)
 
     def step(self, progress: float) -> dict[str, float] | None:
-        """Take one step.
-
-        Parameters
-        ----------
-        progress : float
-            Share of this part that is over, 0..1; the rate falls along a cosine.
-
-        Returns
-        -------
-        dict of str to float, or None
-            The loss terms and their weighted sum ``loss``; None where that or its gradient is not
-            finite, and nothing was changed.
-        """
-        falling(self.optimizer, self._rates, progress, self.updates)
-        self.optimizer.zero_grad(set_to_none=True)
-        terms = self._terms(progress)
-        total = torch.stack([_TERMS[name] * value for name, value in terms.items()]).sum()
-        values = {name: float(value.detach()) for name, value in terms.items()}
-        values["loss"] = float(total.detach())
-        if not math.isfinite(values["loss"]):
-            return None
-        total.backward()
-        norm = nn.utils.clip_grad_norm_(self.parameters, _CLIP_NORM)
-        if not torch.isfinite(norm):
-            return None
-        self.optimizer.step()
-        self._average()
+        """Take one step, and let the average follow."""
+        values = super().step(progress)
+        if values is not None:
+            self._average()
         return values
 
-    def state(self) -> dict[str, Any]:
-        """All that going on needs."""
-        return {
-            "adapter": self.material.adapter.state_dict(),
-            "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "updates": self.updates,
-            "generator": self.material.generator.get_state(),
-        }
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a `state`."""
-        self.material.adapter.load_state_dict(state["adapter"])
-        self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.updates = state["updates"]
-        self.material.generator.set_state(state["generator"].cpu())
-
-    def _terms(self, progress: float) -> dict[str, Tensor]:
+    def terms(self, views: Sequence[View], progress: float) -> dict[str, Tensor]:
+        """Loss terms of some views and their weighted sum ``loss``."""
         material, settings, goal = self.material, self.settings, self.settings.goal
         adapter, generator = material.adapter, material.generator
-        views = material.draw()
         batch = gather(views)
         words, present = self._draw_words(views)
         terms: dict[str, Tensor] = {}
@@ -160,7 +108,17 @@ class HeadLearner:
                 most = _OBJECTS["cpu" if material.device.type == "cpu" else "gpu"]
                 count = max(1, most // len(views))
                 terms |= object_terms(adapter, seen, batch, count, rounds, settings.loss, generator)
+        terms["loss"] = torch.stack([_TERMS[name] * value for name, value in terms.items()]).sum()
         return terms
+
+    def state(self) -> dict[str, Any]:
+        """All that going on needs."""
+        return {**super().state(), "average": self.average.state_dict()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a `state`."""
+        super().restore(state)
+        self.average.load_state_dict(state["average"])
 
     def _draw_words(self, views: Sequence[View]) -> tuple[list[str], Tensor]:
         """A word for each view, and whether it names what is labelled there."""
@@ -205,7 +163,6 @@ class HeadLearner:
 
     @torch.no_grad()
     def _average(self) -> None:
-        self.updates += 1
         decay = min(_DECAY, self.updates / (self.updates + 4))
         own = [p.data for p in self.average.parameters()]
         torch._foreach_lerp_(

@@ -134,14 +134,17 @@ def object_terms(
     loss: LossWeights,
     generator: torch.Generator,
 ) -> dict[str, Tensor]:
-    """Loss terms of single objects: ``object`` and ``object_quality``; empty without objects.
+    """Loss terms of single objects under their own word: ``object`` and ``object_quality``.
+
+    Empty without objects.
 
     Each is asked by one click, by a box with jitter, or by both; `rounds` - 1 clicks on the error
     of the mask before follow, with that mask as prompt. The first answer to a lone click may be
     any of the decoder's masks, as SAM was trained.
     """
     window = seen.window
-    chosen = _choose(window.cut(batch.ids), window.cut(batch.known), count, generator)
+    ids = window.cut(batch.ids) * seen.present[:, None, None]
+    chosen = _choose(ids, window.cut(batch.known), count, generator)
     if chosen is None:
         return {}
     view, masks, known = chosen

@@ -248,6 +248,8 @@ class _Run:
     ) -> Generator[TrainEvent, None, Reason | None]:
         """Take steps until `end` of the budget; measure and save now and then."""
         self.learner, self.begin = learner, begin
+        with memory_guard(self.device, self.dtype):
+            learner.fit_memory(free_memory(self.device) // 2)
         means = _Means()
         saved = told = time.perf_counter()
         measured = self.progress

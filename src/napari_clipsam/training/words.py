@@ -7,26 +7,30 @@ features are then computed once and kept, as the trunk's are.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 
-from napari_clipsam.training.rates import falling
+from napari_clipsam.training.learning import Learner
 from napari_clipsam.training.vectors import fit_vector, map_loss, patch_targets
 from napari_clipsam.training.views import gather
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
     from napari_clipsam.training.material import Material
+    from napari_clipsam.training.views import View
 
 __all__ = ["WordLearner"]
 
 # Rates of LoRA and of the attention weights themselves, as shares of the adapters' rate.
 _SHARES = {"lora": 1.0, "attention": 0.15}
-_VECTOR_SHARE, _CLIP_NORM = 1.0, 1.0
+_VECTOR_SHARE = 1.0
 
 
-class WordLearner:
+class WordLearner(Learner):
     """Fits words' vectors, and CLIP's vision attention where the adapter brings its own.
 
     Parameters
@@ -37,17 +41,11 @@ class WordLearner:
     """
 
     def __init__(self, material: Material, rate: float) -> None:
-        self.material = material
-        self.updates = 0
-        adapter = material.adapter
-        tuning = adapter.clip_tuning
+        adapter, tuning = material.adapter, material.adapter.clip_tuning
         own = [] if tuning is None else list(tuning.parameters())
         vectors = [adapter.teach(word) for word in material.taught]
-        self.parameters = [p.requires_grad_() for p in (*own, *vectors)]
         share = _SHARES.get(adapter.config.clip_tuning, 0.0)
-        groups = [(own, share * rate), (vectors, _VECTOR_SHARE * rate)]
-        self._rates = [value for members, value in groups if members]
-        self.optimizer = torch.optim.Adam([{"params": m, "lr": 0.0} for m, _ in groups if m])
+        super().__init__(material, [(own, share * rate, 0.0), (vectors, _VECTOR_SHARE * rate, 0.0)])
 
     def fit_vectors(self) -> None:
         """Fit the vector of every word to the labels (method 7.6)."""
@@ -70,38 +68,13 @@ class WordLearner:
                 weights,
             )
 
-    def step(self, progress: float) -> dict[str, float] | None:
-        """Take one step; the loss ``map``, or None where it is not finite."""
+    def terms(self, views: Sequence[View], progress: float) -> dict[str, Tensor]:
+        """The loss on the map."""
         material = self.material
-        views = material.draw()
         groups = [material.words[view.example] for view in views]
         words = [group[material.pick(range(len(group)))] for group in groups]
         batch = gather(views)
         signals = material.signals(batch, words)
         targets, weights = patch_targets(batch.concept, batch.known, material.model.clip.grid)
         loss = map_loss(signals.cosine, targets, weights)
-        if not torch.isfinite(loss):
-            return None
-        falling(self.optimizer, self._rates, progress, self.updates)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.parameters, _CLIP_NORM)
-        self.optimizer.step()
-        self.updates += 1
-        return {"map": float(loss.detach()), "loss": float(loss.detach())}
-
-    def state(self) -> dict[str, Any]:
-        """All that going on needs."""
-        return {
-            "adapter": self.material.adapter.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "updates": self.updates,
-            "generator": self.material.generator.get_state(),
-        }
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a `state`."""
-        self.material.adapter.load_state_dict(state["adapter"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.updates = state["updates"]
-        self.material.generator.set_state(state["generator"].cpu())
+        return {"map": loss, "loss": loss}

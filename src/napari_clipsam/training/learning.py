@@ -1,0 +1,154 @@
+"""What both parts of a run have in common: one optimiser step, in micro-batches that fit."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from napari_clipsam.training.material import Material
+    from napari_clipsam.training.views import View
+
+__all__ = ["Learner", "bytes_kept"]
+
+_WARM_STEPS, _FLOOR, _CLIP_NORM = 8, 0.05, 1.0
+
+
+class Learner(ABC):
+    """Fits some parameters of the material's adapter.
+
+    Attributes
+    ----------
+    material : Material
+    parameters : list of Parameter
+    optimizer : torch.optim.Optimizer
+    micro : int
+        Views whose gradients are computed at once; those of a step are added up.
+    updates : int
+        Steps taken.
+    """
+
+    def __init__(
+        self,
+        material: Material,
+        groups: Sequence[tuple[list[nn.Parameter], float, float]],
+    ) -> None:
+        """Take the parameters of each group, their highest rate and their weight decay."""
+        self.material = material
+        self.micro = material.batch
+        self.updates = 0
+        used = [group for group in groups if group[0]]
+        self.parameters = [p.requires_grad_() for members, _, _ in used for p in members]
+        self._rates = [rate for _, rate, _ in used]
+        self.optimizer = torch.optim.AdamW(
+            [{"params": members, "lr": 0.0, "weight_decay": decay} for members, _, decay in used],
+            betas=(0.9, 0.98),
+            fused=material.device.type in ("cpu", "cuda"),
+        )
+
+    @abstractmethod
+    def terms(self, views: Sequence[View], progress: float) -> dict[str, Tensor]:
+        """Loss terms of some views; ``loss`` is what is minimised."""
+
+    def step(self, progress: float) -> dict[str, float] | None:
+        """Take one step.
+
+        Parameters
+        ----------
+        progress : float
+            Share of this part that is over, 0..1; the rate falls along a cosine.
+
+        Returns
+        -------
+        dict of str to float, or None
+            The loss terms; None where ``loss`` or its gradient is not finite, and nothing was
+            changed.
+        """
+        self._set_rates(progress)
+        self.optimizer.zero_grad(set_to_none=True)
+        views = self.material.draw()
+        means: dict[str, float] = {}
+        for first in range(0, len(views), self.micro):
+            chunk = views[first : first + self.micro]
+            share = len(chunk) / len(views)
+            terms = self.terms(chunk, progress)
+            if not torch.isfinite(terms["loss"]):
+                return None
+            (share * terms["loss"]).backward()
+            for name, value in terms.items():
+                means[name] = means.get(name, 0.0) + share * float(value.detach())
+        if not torch.isfinite(nn.utils.clip_grad_norm_(self.parameters, _CLIP_NORM)):
+            return None
+        self.optimizer.step()
+        self.updates += 1
+        return means
+
+    def fit_memory(self, free: int) -> None:
+        """Choose how many views are computed at once, by what one of them keeps.
+
+        Parameters
+        ----------
+        free : int
+            Bytes that may be filled.
+        """
+        if self.material.batch == 1:
+            return
+        state = self.material.generator.get_state()
+        views = self.material.draw()[:1]
+        adapter = self.material.adapter
+        networks = (self.material.model.sam, self.material.model.clip, adapter)
+        kept = bytes_kept(lambda: self.terms(views, 1.0), networks)
+        self.material.generator.set_state(state)
+        self.micro = max(1, min(self.material.batch, free // max(1, kept)))
+
+    def state(self) -> dict[str, Any]:
+        """All that going on needs."""
+        return {
+            "adapter": self.material.adapter.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "updates": self.updates,
+            "generator": self.material.generator.get_state(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a `state`."""
+        self.material.adapter.load_state_dict(state["adapter"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.updates = state["updates"]
+        self.material.generator.set_state(state["generator"].cpu())
+
+    def _set_rates(self, progress: float) -> None:
+        """A few steps up, then down along a cosine."""
+        fall = _FLOOR + (1 - _FLOOR) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+        factor = fall * min(1.0, (self.updates + 1) / _WARM_STEPS)
+        for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = rate * factor
+
+
+def bytes_kept(work: Callable[[], object], networks: Sequence[nn.Module]) -> int:
+    """Bytes that autograd keeps of some work for its gradients, weights not counted.
+
+    The same for every device and precision that the work would run in alike.
+    """
+    weights = {p.untyped_storage().data_ptr() for net in networks for p in net.parameters()}
+    kept: dict[int, int] = {}
+    alive = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+            # An address may be used again once its tensor is gone.
+            alive.append(storage)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        work()
+    return sum(kept.values())

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from lessons import example, tiny_model
+from torch import nn
+
+from napari_clipsam.models.registry import LoadedModel
+from napari_clipsam.training.learner import HeadLearner
+from napari_clipsam.training.learning import bytes_kept
+from napari_clipsam.training.material import Material
+from napari_clipsam.training.settings import FitSettings
+from napari_clipsam.training.starting import prepare_adapter
+from napari_clipsam.training.views import ViewMaker
+
+CPU = torch.device("cpu")
+SETTINGS = FitSettings(steps=1, clip_tuning="none")
+
+
+@pytest.fixture(scope="module")
+def model() -> LoadedModel:
+    return tiny_model()
+
+
+def make(model: LoadedModel, batch: int, settings: FitSettings = SETTINGS) -> HeadLearner:
+    adapter = prepare_adapter(model, None, settings, 2)
+    examples = [example(0), example(1)]
+    maker = ViewMaker(model, adapter, CPU, torch.float32, True, lambda: None)
+    views = list(maker.views(examples, 2, 0, False))
+    words = [e.words for e in examples]
+    material = Material(model, adapter, views, words, 0, CPU, torch.float32, batch, lambda: None)
+    return HeadLearner(material, settings)
+
+
+def test_a_batch_that_does_not_fit_is_taken_in_parts(model: LoadedModel) -> None:
+    learner = make(model, batch=4)
+    views = learner.material.draw()
+    networks = (model.sam, model.clip, learner.material.adapter)
+    one = bytes_kept(lambda: learner.terms(views[:1], 1.0), networks)
+    for free, micro in ((100 * one, 4), (int(2.5 * one), 2), (1, 1)):
+        learner.micro = learner.material.batch
+        learner.fit_memory(free)
+        assert learner.micro == micro
+        assert learner.step(0.5) is not None
+
+
+def test_choosing_the_parts_draws_nothing(model: LoadedModel) -> None:
+    learner = make(model, batch=4)
+    before = learner.material.generator.get_state()
+    learner.fit_memory(1 << 30)
+    assert torch.equal(learner.material.generator.get_state(), before)
+
+
+def test_what_is_kept_is_counted_once_and_without_weights() -> None:
+    layer = nn.Linear(100, 50)
+    x = torch.randn(8, 100)
+
+    def work() -> torch.Tensor:
+        hidden = layer(x)
+        return (hidden.sigmoid() + hidden.sigmoid()).sum()
+
+    # The input of the layer, and the result of each sigmoid.
+    assert bytes_kept(work, [layer]) == 4 * (8 * 100 + 2 * 8 * 50)
+
+
+def test_the_rate_rises_and_falls(model: LoadedModel) -> None:
+    learner = make(model, batch=1)
+    rates = []
+    for i in range(40):
+        learner.step(i / 40)
+        rates.append(max(group["lr"] for group in learner.optimizer.param_groups))
+    highest = rates.index(max(rates))
+    assert 3 < highest < 15
+    assert rates[:highest] == sorted(rates[:highest])
+    assert rates[highest:] == sorted(rates[highest:], reverse=True)
+    assert rates[-1] < 0.1 * SETTINGS.rate
+
+
+def test_the_average_follows(model: LoadedModel) -> None:
+    learner = make(model, batch=1, settings=replace(SETTINGS, rate=1e-2))
+    start = learner.average.mask_decoder.iou_token.weight.clone()
+    for _ in range(5):
+        learner.step(0.5)
+    now = learner.material.adapter.mask_decoder.iou_token.weight
+    average = learner.average.mask_decoder.iou_token.weight
+    assert 0 < (average - start).norm() < (now - start).norm()
