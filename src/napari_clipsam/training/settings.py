@@ -66,7 +66,7 @@ class FitSettings:
     minutes: float | None = 3.0
     steps: int | None = None
     seed: int = 0
-    rate: float = 1e-3
+    rate: float = 2e-3
     semantics: bool = True
     n_conditioned: int | None = None
     kind: str = "clip-guided"

@@ -138,6 +138,9 @@ class _Run:
 
     def events(self) -> Iterator[TrainEvent]:
         """All that happens."""
+        state = None
+        if self.resume and self.checkpoint is not None:
+            state = load_state(self.checkpoint, self.fingerprint, self.device)
         yield self._event("encode", note=" ".join(self.split.notes))
         with memory_guard(self.device, self.dtype):
             self.scorer = Scorer(self.model, self.split.held_out, self.settings.goal, self._check)
@@ -147,6 +150,8 @@ class _Run:
         self.first_scores = self.best_scores = first
         self.best_step = -1
         yield self._event("encode", score=first.total, preview=first.preview)
+        if state is not None:
+            self._restore(state)
         reason: Reason = "stopped"
         # What ends a run early leaves the best adapter so far.
         with contextlib.suppress(Stopped):
@@ -162,7 +167,7 @@ class _Run:
                 BATCH["cpu" if self.device.type == "cpu" else "gpu"],
                 self._check,
             )
-            reason = yield from self._parts(material)
+            reason = yield from self._parts(material, state)
         yield self._finish(reason)
 
     @property
@@ -214,12 +219,10 @@ class _Run:
                 continue
             return views
 
-    def _parts(self, material: Material) -> Generator[TrainEvent, None, Reason]:
+    def _parts(
+        self, material: Material, state: dict[str, Any] | None
+    ) -> Generator[TrainEvent, None, Reason]:
         """First CLIP learns the words, then adapter and decoder what to make of them."""
-        state = None
-        if self.resume and self.checkpoint is not None:
-            state = load_state(self.checkpoint, self.fingerprint, self.device)
-            self._restore(state)
         tuned = self.adapter.clip_tuning is not None
         if state is None or state["part"] == "words":
             words = WordLearner(material, self.settings.rate)
@@ -368,6 +371,9 @@ class _Run:
         ]
         if state["kept"] is not None:
             self.kept = copy.deepcopy(self.adapter)
+            for example in self.split.train:
+                for word in example.words:
+                    self.kept.teach(word)
             self.kept.load_state_dict(state["kept"])
             self.best, self.best_step = state["best"], state["best_step"]
             self.best_scores = self.scorer.measure(self.kept)
