@@ -1,6 +1,6 @@
 """Pictures of real sessions: napari's window, the starter model, the plugin's own sample data.
 
-    python docs/screenshots/sessions.py             # writes docs/images/segment-*.png
+    python docs/screenshots/sessions.py             # writes docs/images/segment-*.png, teach-*.png
     python docs/screenshots/sessions.py stack       # only the pictures of one session
 
 needs a display; `make screenshots` brings a virtual one. A session is used by mouse and keyboard.
@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image
 from qtpy.QtCore import QPoint, Qt
 from qtpy.QtTest import QTest
+from scipy import ndimage
 
 from napari_clipsam.training.metrics import innermost_pixel
 
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from napari.layers import Layer
     from numpy.typing import NDArray
     from qtpy.QtWidgets import QAbstractButton
+
+    from napari_clipsam._plugin._qt.finetune import TeachDock
 
 IMAGES = Path(__file__).resolve().parents[1] / "images"
 WINDOW = (1200, 800)
@@ -110,11 +113,19 @@ class Session:
         self.viewer.scene.camera.zoom *= zoom
         QTest.qWait(200)
 
-    def picture(self, name: str) -> None:
+    def open_teach(self) -> TeachDock:
+        """Open the Teach dock in front of the Segment dock."""
+        frame, dock = self.viewer.window.add_plugin_dock_widget(
+            "napari-clipsam", "Teach", tabify=True
+        )
+        frame.raise_()
+        return dock
+
+    def picture(self, name: str, of: str = "segment") -> None:
         """Save napari's window as it is now."""
         wait(lambda: not self.dock.stack.progress.isVisible())
         QTest.qWait(600)
-        path = IMAGES / f"segment-{name}.png"
+        path = IMAGES / f"{of}-{name}.png"
         size = save_small(self.viewer.window.screenshot(flash=False, canvas_only=False), path)
         print(f"{path.name}: {size / 1e3:.0f} kB   {self.controller.state.answer}")
 
@@ -194,10 +205,69 @@ def stack(session: Session) -> None:
     session.picture("stack-followed")
 
 
+def teach(session: Session) -> None:
+    """The brighter nuclei of a stack, taught from three slices, then found in all of it."""
+    image = session.open("nuclei_stack")
+    truth = session.viewer.layers["nuclei stack labels"]
+    session.viewer.layers.remove(truth)
+    target = brighter(image.data, truth.data)
+    dock = session.open_teach()
+    teacher = dock._controls
+    wait(lambda: bool(dock.hint.buttons))
+    press(dock.hint.buttons[0])
+    painted = session.viewer.layers[-1]
+    painted.mode = "pan_zoom"
+    for number in (10, 20, 30):
+        paint(painted, number, target[number])
+    session.viewer.dims.set_point(0, image.data_to_world((20, 0, 0))[0])
+    QTest.keyClicks(dock.material.word.edit, "bright nuclei")
+    wait(lambda: teacher.state.slices == "10, 20, 30" and bool(teacher.state.estimate))
+    session.picture("found", "teach")
+
+    press(dock.lesson.teach)
+    wait(lambda: len(teacher.state.curve.scores) > 7)
+    session.picture("learning", "teach")
+    wait(lambda: teacher.state.can_go and bool(teacher.state.estimate))
+    painted.visible = False
+    for view in ("before", "after"):
+        press(dock.result.views[view])
+        session.picture(view, "teach")
+    press(dock.result.views["after"])
+
+    session.dock.parent().raise_()
+    session.find("bright nuclei")
+    session.key(Qt.Key.Key_J, Qt.KeyboardModifier.ShiftModifier)
+    wait(
+        lambda: session.controller.state.busy is None and "step" in session.controller.state.answer
+    )
+    session.key(Qt.Key.Key_K)
+    image.visible = False
+    session.viewer.dims.ndisplay = 3
+    session.viewer.reset_view()
+    session.viewer.scene.camera.angles = (0, 30, 120)
+    session.picture("volume", "teach")
+
+
+def brighter(image: NDArray, labels: NDArray) -> NDArray:
+    """The labels of the brighter half of all nuclei."""
+    numbers = np.arange(1, labels.max() + 1)
+    brightness = ndimage.median(image, labels, numbers)
+    bright = numbers[brightness > np.median(brightness)]
+    return np.where(np.isin(labels, bright), labels, 0)
+
+
+def paint(layer: Layer, number: int, labels: NDArray) -> None:
+    """Label one slice, as a brush would."""
+    rows, cols = np.nonzero(labels)
+    with layer.block_history():
+        layer.data_setitem((np.full(len(rows), number), rows, cols), labels[rows, cols])
+
+
 SESSIONS = {
     "first-minutes": first_minutes,
     "no-match": no_match,
     "stack": stack,
+    "teach": teach,
 }
 
 

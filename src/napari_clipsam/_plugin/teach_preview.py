@@ -51,11 +51,12 @@ class TeachPreview:
         for axis, length in zip(plane_axes(key), mask.shape, strict=True):
             shape[axis] = length
         values = mask.astype(np.uint8) + edge_of(mask, max(1, round(max(mask.shape) / 1024)))
-        layer = self._shown_layer(image)
+        place = part_transform(image.transform(), key, image.shape, mask.shape)
+        layer = self._shown_layer(image.ndim, place)
         layer.data = values.reshape(shape)
         layer.name = f"{image.layer.name} {'after' if is_after else 'before'}"
         layer.colormap = _colours(_AFTER if is_after else _BEFORE)
-        place_layer(layer, part_transform(image.transform(), key, image.shape, mask.shape))
+        place_layer(layer, place)
         self._lock()
 
     def hide(self) -> None:
@@ -64,12 +65,11 @@ class TeachPreview:
             self._viewer.layers.remove(self._layer)
         self._layer = None
 
-    def _shown_layer(self, image: LayerImage) -> Labels:
-        if self._layer is None or not self.is_shown or self._layer.ndim != image.ndim:
+    def _shown_layer(self, ndim: int, place: dict[str, Any]) -> Labels:
+        if self._layer is None or not self.is_shown or self._layer.ndim != ndim:
             self.hide()
-            self._layer = Labels(
-                np.zeros((1,) * image.ndim, np.uint8), metadata={ROLE: "taught"}, opacity=1.0
-            )
+            empty = np.zeros((1,) * ndim, np.uint8)
+            self._layer = Labels(empty, metadata={ROLE: "taught"}, opacity=1.0, **place)
             self._layer.events.editable.connect(self._lock)
             layers, active = self._viewer.layers, self._viewer.layers.selection.active
             layers.append(self._layer)

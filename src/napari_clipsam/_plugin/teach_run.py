@@ -35,6 +35,8 @@ __all__ = ["TeachRun"]
 
 #: Parts of a progress bar.
 _WHOLE = 1000
+#: Loss terms that say how wrong masks are; others come and go with what a step learns.
+_MASK_LOSSES = ("mask", "object")
 _FRESH: dict[str, Any] = {
     "curve": Curve(),
     "score": "",
@@ -163,7 +165,7 @@ class TeachRun:
         if event.trouble is not None:
             hint = Hint(f"{event.trouble} Until then this lesson is lost if napari ends.")
         note = " ".join(event.notes)
-        return {"tested_on": event.tested_on, "slices_note": note, "hint": hint}
+        return {"slices_note": note, "hint": hint}
 
     def _followed(self, event: TrainEvent) -> dict[str, Any]:
         measure, where = self._measure, self._tested_on
@@ -329,8 +331,9 @@ class TeachRun:
 
 def _with_event(curve: Curve, event: TrainEvent) -> Curve:
     """A curve with what an event tells."""
-    if event.losses:
-        curve = curve.with_loss(event.seconds, sum(event.losses.values()))
+    wrong = [event.losses[name] for name in _MASK_LOSSES if name in event.losses]
+    if wrong:
+        curve = curve.with_loss(event.seconds, sum(wrong))
     if event.score is not None:
         curve = curve.with_score(event.seconds, event.score)
     return curve

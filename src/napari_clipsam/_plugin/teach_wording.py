@@ -34,6 +34,7 @@ REASSURANCE = (
     "You can go on working meanwhile. It cannot get worse: if nothing better is learnt, what you "
     "have now stays."
 )
+_MORE = "More labelled slices help most."
 _MEASURES = {"concept": "Dice", "object": "IoU", "both": "Dice and IoU"}
 _MEANINGS = {
     "Dice": "overlap with your labels on {where}, which it never learns from",
@@ -151,8 +152,8 @@ def ending(result: TrainResult, seconds: float) -> Hint | None:
             is_error=True,
         )
     if not result.improved:
-        return Hint(
-            f"Nothing better than before was learnt in {spent} (held-out {measure} "
-            f"{result.baseline:.2f}), so what you had stays. More labelled slices help most."
-        )
+        so_far = f"Nothing better than before was learnt in {spent}"
+        stays = f"(held-out {measure} {result.baseline:.2f}), so what you had stays."
+        more = "Go on, or label more slices." if result.reason == "stopped" else _MORE
+        return Hint(f"{so_far} {stays} {more}")
     return None

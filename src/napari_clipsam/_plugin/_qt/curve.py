@@ -18,8 +18,8 @@ __all__ = ["CurvePlot"]
 _SCORE, _LOSS = {"dark": "#56b4e9", "light": "#0072b2"}, {"dark": "#e69f00", "light": "#b35900"}
 _HEIGHT = 110
 _MARGIN = 0.05
-# Losses in a row of which the middle one is drawn.
-_SPIKES = 5
+# Losses in a row of which the middle one counts, and half the share of them that is averaged.
+_SPIKES, _SMOOTH = 5, 20
 
 
 class CurvePlot(pg.PlotWidget):
@@ -105,11 +105,17 @@ class _Times(pg.AxisItem):
 
 
 def _shape_of(losses: np.ndarray) -> np.ndarray:
-    """Losses between 0 and 1, without the spikes of single steps."""
-    padded = np.pad(losses, _SPIKES // 2, mode="edge")
-    smooth = np.median(np.lib.stride_tricks.sliding_window_view(padded, _SPIKES), axis=1)
+    """Losses between 0 and 1, without the ups and downs of single steps."""
+    smooth = np.median(_windows(losses, _SPIKES), axis=1)
+    smooth = _windows(smooth, 1 + 2 * (len(losses) // _SMOOTH)).mean(axis=1)
     span = smooth.max() - smooth.min()
     return (smooth - smooth.min()) / (span or 1.0)
+
+
+def _windows(values: np.ndarray, width: int) -> np.ndarray:
+    """Each value with its neighbours."""
+    padded = np.pad(values, width // 2, mode="edge")
+    return np.lib.stride_tricks.sliding_window_view(padded, width)
 
 
 def _columns(points: tuple[tuple[float, float], ...]) -> tuple[np.ndarray, np.ndarray]:
