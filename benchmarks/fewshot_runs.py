@@ -45,7 +45,7 @@ SETS = {
     "EM neurites": Source("isbi2012_em_membranes", "neurites", 10),
     "white blood cells": Source("wbc_blood_smear", "white blood cells", 84),
     "blood cell nuclei": Source("wbc_blood_smear", "nuclei", 84),
-    "mouse nuclei": Source("mouse_embryo_nuclei_3d", "nuclei", 19),
+    "mouse nuclei": Source("mouse_embryo_nuclei_3d", "nuclei", 18),
     "ovule nuclei": Source("plant_ovule_nuclei_3d", "nuclei", 55),
     "root cells": Source("plant_cells_3d", "cells", 36),
     "phase-contrast cells": Source("usiigaci_phase_contrast", "cells", 24),

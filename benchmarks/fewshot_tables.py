@@ -148,7 +148,7 @@ def shots_table(found: Found) -> str:
             with_, without = (values(found, name, v, shots) for v in _PAIR)
             if not with_ and not without:
                 continue
-            before = frozen(found, name)
+            before, everything = (frozen(found, name, key) for key in ("dice", "all_dice"))
             gain = [] if before is None else [value - before for value in with_.values()]
             apart = differences(with_, without)
             reached = ""
@@ -159,6 +159,7 @@ def shots_table(found: Found) -> str:
                     name,
                     str(shots),
                     str(len(with_.keys() | without.keys())),
+                    "" if everything is None else f"{everything:.3f}",
                     "" if before is None else f"{before:.3f}",
                     _best_word(found, name),
                     mean_and_spread(with_.values()),
@@ -168,7 +169,15 @@ def shots_table(found: Found) -> str:
                     yes(fmean(apart) >= -BELOW) if apart else "",
                 ]
             )
-    heads = ["set", "planes", "seeds", "frozen", "... best of its words", "with semantics"]
+    heads = [
+        "set",
+        "planes",
+        "seeds",
+        "all marked",
+        "frozen",
+        "... best of its words",
+        "with semantics",
+    ]
     heads += ["without", "difference", f"+{GAIN} or {GOOD}", f"not {BELOW} below"]
     return markdown(heads, rows)
 

@@ -171,6 +171,8 @@ def test_what_is_done_is_not_done_again(
     values = found[RUN]
     assert 0 <= values["dice"] <= 1 and 0 <= values["dice_clicks"] <= 1
     assert values["steps"] == 3 and values["tested"] == 2 and values["file_bytes"] > 1000
+    assert found[runs[0]]["best_dice"] >= found[runs[0]]["dice"]
+    assert 0 < found[runs[0]]["all_dice"] < 1
     assert not set(values["learnt_from"]) & {f"test.tif Z={z}" for z in range(2)}
 
 
@@ -229,6 +231,7 @@ FROZEN = {
         "dice": 0.1,
         "best_word": "cells",
         "best_dice": 0.2,
+        "all_dice": 0.3,
     }
 }
 
@@ -256,7 +259,7 @@ def test_scores_of_seeds_are_joined_and_held_against_targets() -> None:
     row = next(line for line in lines if line.startswith("| EM mitochondria | 5 | 3 |"))
     # The difference is of the seeds that both have.
     assert "0.700 ± 0.200 | 0.650 ± 0.071 | -0.050 ± 0.071 | yes | no |" in row
-    assert "| 0.100 | 0.200 (cells) |" in row
+    assert "| 0.300 | 0.100 | 0.200 (cells) |" in row
     assert "| 5 planes: 0.15 above frozen, or 0.85 | 1 of 1 | yes |" in lines
     assert "| one plane: above frozen | 0 of 1; not EM mitochondria | no |" in lines
     assert any("semantics +0.03 on average | -0.050" in line and "| no |" in line for line in lines)
