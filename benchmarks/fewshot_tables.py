@@ -54,7 +54,7 @@ def values(
 def frozen(found: Found, name: str, measure: str = "dice") -> float | None:
     """What the starter scored as it comes."""
     value = found.get(Run("frozen", name, "starter"))
-    return None if value is None else value[measure]
+    return None if value is None else value.get(measure)
 
 
 def differences(a: Mapping[int, float], b: Mapping[int, float]) -> list[float]:
