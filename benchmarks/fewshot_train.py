@@ -27,13 +27,23 @@ from napari_clipsam.training.samples import make_split
 from napari_clipsam.training.settings import FitSettings
 from napari_clipsam.training.trainer import fit
 
-__all__ = ["CLICKS", "Bench", "choose_next", "frozen", "next_plane", "taught", "train"]
+__all__ = [
+    "CLICKS",
+    "Bench",
+    "choose_next",
+    "frozen",
+    "next_plane",
+    "settings_of",
+    "taught",
+    "train",
+]
 
 #: Clicks a plane where an adapter is used with clicks.
 CLICKS = 3
 _CACHE = 1 << 29
 #: Planes that are labelled in addition to the first one.
 _MORE = 2
+_NO_END = 1 << 30
 
 
 @dataclass(eq=False)
@@ -140,6 +150,8 @@ def settings_of(bench: Bench, run: Run) -> FitSettings:
         steps=budget.steps,
         seed=run.seed,
         n_conditioned=depth if variant.all_blocks else None,
+        # Some variants first lose what the base can do and recover late: none is ended early.
+        patience=FitSettings.patience if variant.from_starter else _NO_END,
         **variant.settings,
     )
 

@@ -29,10 +29,11 @@ from benchmarks.fewshot_runs import (
     part_of,
 )
 from benchmarks.fewshot_tables import tables
-from benchmarks.fewshot_train import Bench, choose_next
+from benchmarks.fewshot_train import Bench, choose_next, settings_of
 from napari_clipsam.adapters.base import AdapterConfig
 from napari_clipsam.adapters.inject import build_adapter
 from napari_clipsam.training.ranking import Uncertain
+from napari_clipsam.training.settings import FitSettings
 
 RUN = Run("train", "blobs", "base", 2, 0, "3 steps")
 HEAD = "file,label,split,concepts,label_type\n"
@@ -102,6 +103,28 @@ def test_the_plane_alone_comes_before_those_that_are_labelled_next() -> None:
     runs = [run for run in list_runs(["next"], seeds=[0]) if run.set == "EM mitochondria"]
     assert [run.variant for run in runs] == list(NEXT)
     assert len({run.cell for run in runs}) == 1
+
+
+def test_variants_differ_from_the_base_in_what_they_say(bench: Bench) -> None:
+    settings = {name: settings_of(bench, replace(RUN, variant=name)) for name in VARIANTS}
+    base = settings["base"].to_json()
+    differing = {
+        name: {key for key, value in own.to_json().items() if value != base[key]}
+        for name, own in settings.items()
+        if not VARIANTS[name].from_starter
+    }
+    assert differing == {
+        "base": set(),
+        "decoder only": {"blocks", "clip_tuning"},
+        "lora": {"kind", "clip_tuning"},
+        "no semantics": {"semantics"},
+        "all blocks": {"n_conditioned"},
+        "paper init": {"init"},
+        "CLIP frozen": {"clip_tuning"},
+        "clicks": {"concept_prompts"},
+    }
+    assert settings["all blocks"].n_conditioned == bench.model.sam.config.depth
+    assert settings["starter"] == FitSettings(minutes=None, steps=3)
 
 
 @pytest.mark.parametrize("budget", [Budget(0.5), Budget(None, 7)])
