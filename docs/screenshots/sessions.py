@@ -40,6 +40,8 @@ _DOCK_WIDTH = 400
 #: Bytes; a picture with more colours than fit is drawn with fewer.
 _MOST_BYTES = 250_000
 _COLOURS = (256, 128, 64)
+#: Seed of label colours with which the first is pale, to be seen in 3D.
+_PALE = 8
 _PATIENCE = 300.0  # seconds, for machines with other work
 
 
@@ -241,6 +243,10 @@ def teach(session: Session) -> None:
         lambda: session.controller.state.busy is None and "step" in session.controller.state.answer
     )
     session.key(Qt.Key.Key_K)
+    volume = session.viewer.layers["bright nuclei"]
+    overlap = 2 * ((volume.data > 0) & (target > 0)).sum()
+    print(f"Dice of the volume: {overlap / ((volume.data > 0).sum() + (target > 0).sum()):.2f}")
+    volume.new_colormap(seed=_PALE)
     image.visible = False
     session.viewer.dims.ndisplay = 3
     session.viewer.reset_view()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +180,42 @@ def test_slices_that_cannot_be_used_are_refused(
     if said in teacher.state.slices_note:
         teacher.teach()
         assert said in hint(teacher) and not fit_of(teacher).asked
+
+
+@pytest.mark.parametrize(
+    ("pixels", "said"),
+    [(3, "has only 3 pixels|have only 3 pixels"), (2000, "covers all of slice 5")],
+)
+def test_labels_that_teach_nothing_are_said_before_anything_starts(
+    viewer: ViewerModel, pixels: int, said: str
+) -> None:
+    stack_with_labels(viewer, labelled=())
+    paint(viewer.layers["mito"], 5, pixels)
+    teacher = make_teacher(viewer)
+    teacher.set_words("mitochondria")
+    assert re.search(said, teacher.state.slices_note), teacher.state.slices_note
+    teacher.teach()
+    assert re.search(said, hint(teacher)) and not fit_of(teacher).asked
+
+
+def test_one_labelled_slice_is_enough(viewer: ViewerModel) -> None:
+    stack_with_labels(viewer, labelled=(5,))
+    teacher = make_teacher(viewer)
+    assert (teacher.state.slices, teacher.state.tested_on) == ("5", "a quarter of slice 5")
+    teacher.set_words("mitochondria")
+    teacher.teach()
+    assert teacher.state.saved == f"Saved as {NAME}"
+    assert "on a quarter of slice 5" in teacher.state.score_tip
+
+
+def test_single_objects_need_numbers_of_their_own(viewer: ViewerModel) -> None:
+    labels = stack_with_labels(viewer)
+    viewer.layers["mito"].data = (labels > 0).astype(np.uint8)
+    teacher = make_teacher(viewer)
+    teacher.set_goal("object")
+    assert "one number for all objects" in teacher.state.slices_note
+    teacher.set_goal("concept")
+    assert teacher.state.slices_note == ""
 
 
 def test_a_single_image_is_tested_on_in_part(viewer: ViewerModel) -> None:
