@@ -14,6 +14,7 @@ __all__ = [
     "EXPERIMENTS",
     "NEXT",
     "SETS",
+    "SHOTS_VARIANTS",
     "VARIANTS",
     "Budget",
     "Results",
@@ -85,9 +86,6 @@ class Variant:
 #: Of those from the base, each differs from ``base`` in what it says and nothing else.
 VARIANTS = {
     "starter": Variant("from the starter's adapter (what the plugin does)", from_starter=True),
-    "starter, no semantics": Variant(
-        "from the starter's adapter, without semantics", {"semantics": False}, from_starter=True
-    ),
     "base": Variant(
         "from the base: semantics, last third, zero init, CLIP adapted, trained by text"
     ),
@@ -101,6 +99,9 @@ VARIANTS = {
     "CLIP frozen": Variant("... CLIP frozen", {"clip_tuning": "none"}),
     "clicks": Variant("... trained with clicks", {"concept_prompts": "clicks"}),
 }
+#: With semantics and without start from the base: the starter's adapter was trained with them, so
+#: without them it would start from something incomplete.
+SHOTS_VARIANTS = ("starter", "base", "no semantics")
 #: What is labelled in addition to one plane: the two that the app would propose first, the two that
 #: are unsure and lie apart, two drawn, the two it would propose last.
 NEXT = ("one", "first", "spread", "random", "last")
@@ -164,13 +165,11 @@ def _frozen(sets: Sequence[str]) -> list[Run]:
 def _ablation(sets: Sequence[str], shots: Sequence[int], seed: int, budget: str) -> list[Run]:
     if _ABLATION_SHOTS not in shots:
         return []
-    # What the plugin does is a row of this table, too; those without semantics are no part of it.
-    variants = [name for name in VARIANTS if name != "starter, no semantics"]
     return [
         Run("train", name, variant, _ABLATION_SHOTS, seed, budget)
         for name in sets
         if name in ABLATION_SETS
-        for variant in variants
+        for variant in VARIANTS
     ]
 
 
@@ -178,18 +177,9 @@ def _shots(sets: Sequence[str], shots: Sequence[int], seed: int, budget: str) ->
     return [
         Run("train", name, variant, count, seed, budget)
         for count in shots
+        for variant in SHOTS_VARIANTS
         for name in sets
         if count <= SETS[name].planes
-        for variant in ("starter", "starter, no semantics")
-    ]
-
-
-def _base(sets: Sequence[str], shots: Sequence[int], seed: int, budget: str) -> list[Run]:
-    return [
-        Run("train", name, variant, _ABLATION_SHOTS, seed, budget)
-        for name in sets
-        if _ABLATION_SHOTS in shots
-        for variant in ("base", "no semantics")
     ]
 
 
@@ -203,10 +193,10 @@ def _next(sets: Sequence[str], shots: Sequence[int], seed: int, budget: str) -> 
 
 
 #: Those that a seed is for.
-_SEEDED = {"ablation": _ablation, "shots": _shots, "next": _next, "base": _base}
+_SEEDED = {"shots": _shots, "ablation": _ablation, "next": _next}
 #: Timings want the machine to themselves, so they are run only where they are asked for.
-EXPERIMENTS = ("ablation", "shots", "next", "base", "epoch", "size")
-DEFAULT_EXPERIMENTS = EXPERIMENTS[:4]
+EXPERIMENTS = ("shots", "ablation", "next", "epoch", "size")
+DEFAULT_EXPERIMENTS = EXPERIMENTS[:3]
 
 
 def list_runs(
@@ -222,7 +212,7 @@ def list_runs(
     """
     few = range(_SEEDS) if seeds is None else seeds
     runs: list[Run] = []
-    if {"shots", "base"} & set(experiments):
+    if "shots" in experiments:
         runs += _frozen(sets)
     elif "ablation" in experiments:
         runs += _frozen([name for name in sets if name in ABLATION_SETS])

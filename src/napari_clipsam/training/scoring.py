@@ -32,7 +32,7 @@ MEASURES = {"concept": "Dice", "object": "IoU", "both": "Dice and IoU"}
 _MOST_OBJECTS = 12
 _MIN_PIXELS = 20
 _CACHE = 1 << 29
-_LOWEST, _HIGHEST, _ROOM = 0.02, 0.5, 0.9
+_LOWEST, _HIGHEST = 0.02, 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,8 +169,9 @@ def choose_threshold(present: Sequence[float], absent: Sequence[float]) -> float
     """Presence below which a word is said not to be there.
 
     In the middle (of the log-odds) between the two kinds where they are apart; else where the mean
-    of both shares that are told right is largest. Few planes say little, so it stays low: a
-    structure that is missed annoys more than a mask that can be cleared.
+    of both shares that are told right is largest. Few planes say little, so it stays below half of
+    the lowest presence of the word: a structure that is missed annoys more than a mask that can be
+    cleared.
 
     Parameters
     ----------
@@ -191,7 +192,7 @@ def choose_threshold(present: Sequence[float], absent: Sequence[float]) -> float
         right = [(there >= cut).mean() + (not_there < cut).mean() for cut in cuts]
         middle = cuts[int(np.argmax(right))]
     chosen = float(np.clip(1 / (1 + np.exp(-middle)), _LOWEST, _HIGHEST))
-    return min(chosen, _ROOM * min(present))
+    return min(chosen, min(present) / 2)
 
 
 def _log_odds(values: Sequence[float]) -> NDArray[np.float64]:
