@@ -73,14 +73,12 @@ def unwrapped(viewer: Any) -> Any:
 
 def open_segment_dock(viewer: "napari.viewer.Viewer") -> None:  # type: ignore[name-defined] # noqa: F821, UP037
     """Open the Segment dock, or bring it to the front."""
-    viewer.window.add_plugin_dock_widget("napari-clipsam", "Segment")
+    _bring_to_front(viewer, "Segment")
 
 
 def open_teach_dock(viewer: "napari.viewer.Viewer") -> None:  # type: ignore[name-defined] # noqa: F821, UP037
     """Open the Teach dock, or bring it to the front."""
-    dock, _ = viewer.window.add_plugin_dock_widget("napari-clipsam", "Teach")
-    dock.show()
-    dock.raise_()
+    _bring_to_front(viewer, "Teach")
 
 
 def teach_word(viewer: Any, word: str) -> None:
@@ -115,6 +113,13 @@ def clear(viewer: "napari.viewer.Viewer") -> None:  # type: ignore[name-defined]
 def next_weak(viewer: "napari.viewer.Viewer") -> None:  # type: ignore[name-defined] # noqa: F821, UP037
     """Go to the weakest slice or object, then to the next."""
     _do(viewer, lambda controller: controller.next_weak())
+
+
+def _bring_to_front(viewer: Any, name: str) -> None:
+    """Show a dock, as a tab beside others, and let it be seen."""
+    dock, _ = viewer.window.add_plugin_dock_widget("napari-clipsam", name, tabify=True)
+    dock.show()
+    dock.raise_()
 
 
 def _do(viewer: Any, act: Callable[[SegmentController], None]) -> None:

@@ -12,7 +12,9 @@ import pytest
 from plugin.qt.conftest import Heart, User
 from plugin.qt.conftest import click as press
 from qtpy.QtTest import QTest
+from qtpy.QtWidgets import QWidget
 
+from napari_clipsam._plugin import commands
 from napari_clipsam._plugin._qt.finetune import TeachDock
 from napari_clipsam._plugin.samples import synthetic_nuclei
 from napari_clipsam.training.metrics import innermost_pixel
@@ -37,9 +39,32 @@ def open_teach(user: User) -> TeachDock:
     return dock
 
 
+def is_in_front(dock: QWidget) -> bool:
+    return not dock.visibleRegion().isEmpty()
+
+
 def is_better(teacher: Any) -> bool:
     scores = [score for _, score in teacher.state.curve.scores]
     return bool(scores) and max(scores) > scores[0]
+
+
+def test_a_word_to_teach_comes_with_its_dock_and_with_it_again(
+    make_user: MakeUser, stack: tuple[np.ndarray, np.ndarray]
+) -> None:
+    user = make_user(stack[0])
+    user.controller.update(word=WORD)
+    user.controller.act("teach")
+    teacher: Any = commands.teacher_in(user.viewer)
+    assert teacher.state.words == WORD and teacher.state.image == "cells"
+    dock = open_teach(user)
+    assert dock.material.word.edit.text() == WORD
+    user.wait(lambda: is_in_front(dock))
+    commands.open_segment_dock(user.viewer)
+    user.wait(lambda: is_in_front(user.dock) and not is_in_front(dock))
+    user.controller.update(word="nuclei")
+    user.controller.act("teach")
+    user.wait(lambda: is_in_front(dock))
+    assert dock.material.word.edit.text() == "nuclei"
 
 
 def test_it_learns_while_one_clicks_stops_swaps_and_rolls_back(
