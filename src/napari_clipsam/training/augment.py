@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 __all__ = ["Crop", "draw_crop", "relight"]
 
 _SMALLEST = 32
-_GAMMA, _GAIN, _OFFSET, _TINT, _BLUR, _NOISE = 0.35, 0.15, 12.0, 0.08, 0.8, 4.0
+_GAMMA, _GAIN, _OFFSET, _BLUR, _NOISE = 0.35, 0.15, 12.0, 0.8, 4.0
+# Stains differ more between slides than exposures do.
+_TINT, _SATURATION = 0.15, (0.5, 1.5)
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,8 @@ def relight(rgb: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint
     values = values * rng.uniform(1 - _GAIN, 1 + _GAIN) + rng.uniform(-_OFFSET, _OFFSET)
     if not grey:
         values = values * rng.uniform(1 - _TINT, 1 + _TINT, size=3).astype(np.float32)
+        mean = values.mean(axis=2, keepdims=True)
+        values = mean + rng.uniform(*_SATURATION) * (values - mean)
     if rng.random() < 0.3:
         sigma = rng.uniform(0, _BLUR)
         values = ndimage.gaussian_filter(values, (sigma, sigma, 0))
