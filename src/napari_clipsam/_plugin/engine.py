@@ -257,7 +257,8 @@ class Engine:
         yield from self.load(setup)
         from napari_clipsam.training.budget import estimate
 
-        yield estimate(self._ready.model, n_planes, settings, self._ready.adapter)
+        segmenter = self._ready
+        yield estimate(segmenter.model, n_planes, settings, segmenter.adapter, self.check)
 
     def rank(
         self, setup: Setup, planes: Iterable[tuple[Hashable, Plane]], word: str

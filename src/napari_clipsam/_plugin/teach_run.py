@@ -177,6 +177,8 @@ class TeachRun:
             "score": teach_wording.score(measure, event.baseline, event.best),
             "score_tip": teach_wording.score_tip(measure, event.best, where),
         }
+        if event.note and event.stage == "train":
+            changes["hint"] = Hint(event.note)
         if event.preview is not None:
             changes |= self._take_preview(event.preview)
         if event.result is not None:

@@ -229,6 +229,10 @@ def _fit(
             with closing(events):  # type: ignore[type-var]
                 for event in events:
                     progress.show(event)
+                    # Those of the slices were told before.
+                    if event.note and event.stage != "encode":
+                        progress.clear()
+                        print(event.note, file=sys.stderr, flush=True)
                     if event.score is not None:
                         progress.clear()
                         print(_score_line(event), flush=True)

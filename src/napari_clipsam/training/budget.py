@@ -46,8 +46,16 @@ class _Probe(NamedTuple):
     adapter_bytes: int
 
 
+def _nothing() -> None:
+    return None
+
+
 def estimate(
-    model: LoadedModel, n_planes: int, settings: FitSettings, start: Adapter | None = None
+    model: LoadedModel,
+    n_planes: int,
+    settings: FitSettings,
+    start: Adapter | None = None,
+    check: Callable[[], None] = _nothing,
 ) -> Estimate:
     """Time and memory that `fit` will need; takes a few seconds itself.
 
@@ -58,6 +66,9 @@ def estimate(
         Planes to learn from.
     settings : FitSettings
     start : Adapter, optional
+    check : callable
+        Called between the blocks of the networks; what it raises ends the trial, and what it takes
+        counts as time.
 
     Raises
     ------
@@ -66,7 +77,7 @@ def estimate(
     OutOfMemory
         One step does not fit.
     """
-    probe = _probe(model, settings, start, n_planes)
+    probe = _probe(model, settings, start, n_planes, check)
     n_views = n_planes * (settings.views or views_of_a_plane(n_planes))
     share = WORDS_SHARE if probe.words else 0.0
     step = share * probe.words + (1 - share) * probe.head
@@ -89,11 +100,15 @@ def step_memory(model: LoadedModel, settings: FitSettings, start: Adapter | None
 
     Counted by what autograd saves, so it holds for any device of the same precision.
     """
-    return _probe(model, settings, start, 1).step_bytes
+    return _probe(model, settings, start, 1, _nothing).step_bytes
 
 
 def _probe(
-    model: LoadedModel, settings: FitSettings, start: Adapter | None, n_planes: int
+    model: LoadedModel,
+    settings: FitSettings,
+    start: Adapter | None,
+    n_planes: int,
+    check: Callable[[], None],
 ) -> _Probe:
     device = next(model.sam.parameters()).device
     dtype = training_dtype(device)
@@ -101,7 +116,7 @@ def _probe(
         network.requires_grad_(False)
     with memory_guard(device, dtype):
         adapter = prepare_adapter(model, start, settings, n_planes)
-        maker = ViewMaker(model, adapter, device, dtype, settings.cache_trunk, _nothing)
+        maker = ViewMaker(model, adapter, device, dtype, settings.cache_trunk, check)
         view, view_seconds = _timed(lambda: next(maker.views([_example()], 1, 0, False)), device)
         material = Material(
             model,
@@ -112,7 +127,7 @@ def _probe(
             device,
             dtype,
             BATCH["cpu" if device.type == "cpu" else "gpu"],
-            _nothing,
+            check,
         )
         networks = (model.sam, model.clip, adapter)
         learner: Learner
@@ -143,7 +158,3 @@ def _example() -> Example:
     disk = line[:, None] ** 2 + line[None] ** 2 < 0.1
     rgb = np.where(disk[..., None], np.uint8(180), np.uint8(40)).repeat(3, axis=2)
     return Example(Plane(rgb, "0" * 32, {}, "probe"), disk.astype(np.uint8), (_WORD,))
-
-
-def _nothing() -> None:
-    return None

@@ -12,7 +12,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 
 from napari_clipsam.adapters.files import round_as_stored
-from napari_clipsam.errors import Stopped
+from napari_clipsam.errors import OutputError, Stopped
 from napari_clipsam.inference.devices import free_memory, memory_guard, training_dtype
 from napari_clipsam.models.identity import tensor_identity
 from napari_clipsam.training.checkpoint import load_state, run_fingerprint, save_state
@@ -69,7 +69,8 @@ def fit(
     start : Adapter, optional
         Gone on from, itself unchanged; without it a new adapter is made for the base.
     checkpoint : Path, optional
-        File of the run's state, written whole now and then and at the end.
+        File of the run's state, written whole now and then and at the end. Where it cannot be, a
+        note says so and training goes on without.
     resume : bool
         Go on from `checkpoint`.
     stop : callable
@@ -90,8 +91,6 @@ def fit(
     ConfigError, AdapterError, WeightsError
         The start, the settings or the checkpoint do not fit.
     OutOfMemory
-    OutputError
-        The checkpoint cannot be written.
 
     Notes
     -----
@@ -276,8 +275,9 @@ class _Run:
             elif now - told > _TELL_SECONDS:
                 told = now
                 yield self._event("train", losses=means.take())
-            if self.checkpoint is not None and now - saved > _SAVE_SECONDS:
-                self._save()
+            if now - saved > _SAVE_SECONDS:
+                if trouble := self._save():
+                    yield self._event("train", note=trouble)
                 saved = time.perf_counter()
         return None
 
@@ -299,8 +299,7 @@ class _Run:
         return sum(e.step > self.best_step for e in scored) >= self.settings.patience
 
     def _finish(self, reason: Reason) -> TrainEvent:
-        if self.checkpoint is not None and self.learner is not None:
-            self._save()
+        trouble = self._save()
         improved = self.best > self.baseline
         kept = self.kept.eval().requires_grad_(False)
         if improved:
@@ -316,7 +315,7 @@ class _Run:
             tuple(self.curve),
             {"seconds": self.seconds, "steps": self.step, "planes": len(self.split.train)},
         )
-        return self._event("done", preview=self.best_scores.preview, result=result)
+        return self._event("done", preview=self.best_scores.preview, note=trouble, result=result)
 
     def _describe(self, adapter: Adapter) -> None:
         """Words, presence threshold, provenance and scores; the same for the same seed."""
@@ -346,8 +345,10 @@ class _Run:
         absent = self.scorer.presences(adapter, asked, seconds)
         return choose_threshold(self.best_scores.presence, absent)
 
-    def _save(self) -> None:
-        assert self.checkpoint is not None and self.learner is not None
+    def _save(self) -> str:
+        """Write the state; a disk that is full ends no training: what to say of it."""
+        if self.checkpoint is None or self.learner is None:
+            return ""
         state = {
             "part": "head" if isinstance(self.learner, HeadLearner) else "words",
             "begin": self.begin,
@@ -359,7 +360,12 @@ class _Run:
             "kept": self.kept.state_dict() if self.best_step >= 0 else None,
             "curve": [(e.step, e.progress, e.seconds, dict(e.losses), e.score) for e in self.curve],
         }
-        save_state(self.checkpoint, self.fingerprint, state)
+        try:
+            save_state(self.checkpoint, self.fingerprint, state)
+        except OutputError as error:
+            self.checkpoint = None
+            return f"{error} Training goes on, but could not be resumed."
+        return ""
 
     def _restore(self, state: dict[str, Any]) -> None:
         """Take up steps, time, curve and the best adapter of an earlier part of the run."""
