@@ -12,7 +12,12 @@ from napari_clipsam.adapters.base import AdapterConfig
 from napari_clipsam.adapters.inject import Adapter, build_adapter
 from napari_clipsam.models.registry import LoadedModel
 from napari_clipsam.training.metrics import dice
-from napari_clipsam.training.scoring import Scorer, choose_threshold, held_out_scores
+from napari_clipsam.training.scoring import (
+    Scorer,
+    _objects,
+    choose_threshold,
+    held_out_scores,
+)
 
 shares = st.lists(st.floats(0.001, 0.999), min_size=1, max_size=8)
 
@@ -71,6 +76,16 @@ def test_objects_are_clicked_where_labels_tell_them_apart(
     assert set(held_out_scores(model, adapter, [example(0)], "object")) == {"iou"}
     semantic = [example(0, objects=False)]
     assert set(held_out_scores(model, adapter, semantic, "both")) == {"dice"}
+
+
+def test_objects_that_were_learnt_from_in_part_are_not_measured() -> None:
+    whole = example(0)
+    assert len(_objects(whole)) == 2
+    known = np.zeros(whole.labels.shape, bool)
+    known[:, 32:] = True  # the second object, and none of the first
+    assert len(_objects(replace(whole, known=known))) == 1
+    known[: np.argwhere(whole.labels == 2)[:, 0].min() + 3] = False
+    assert not _objects(replace(whole, known=known))
 
 
 def test_presences_end_in_time(model: LoadedModel, adapter: Adapter) -> None:

@@ -44,6 +44,10 @@ def test_objects_become_its_own_once_they_are_taught(model: LoadedModel) -> None
     config = AdapterConfig(n_conditioned=1, own_objects=False, conditioned_objects=False)
     start = build_adapter(config, model.sam, model.clip, seed=3)
     kept = prepare_adapter(model, start, SETTINGS, 3).config
+    # One whose objects the base decodes, as the starter's, does so from its own embedding then.
+    config = AdapterConfig(n_conditioned=1, own_objects=False)
+    like_starter = build_adapter(config, model.sam, model.clip, seed=3)
+    assert not prepare_adapter(model, like_starter, SETTINGS, 3).config.conditioned_objects
     taught = prepare_adapter(model, start, replace(SETTINGS, goal="both"), 3).config
     assert not kept.own_objects and not kept.conditioned_objects
     assert taught.own_objects and taught.conditioned_objects
@@ -71,4 +75,5 @@ def test_absent_words_name_something_else(model: LoadedModel) -> None:
     )
     closed = LoadedModel("closed", model.sam, build_clip(config), None)
     assert absent_words(closed, ["Nucleus"]) == ["cells"]
+    assert absent_words(closed, ["bright nuclei"]) == ["cells"]
     assert absent_words(closed, ["organelles"]) == ["nuclei", "nucleus", "cells"]

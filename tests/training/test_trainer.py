@@ -6,22 +6,27 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from lessons import example, split, tiny_model
 
-from napari_clipsam.adapters.files import load_adapter, save_adapter
-from napari_clipsam.adapters.inject import Adapter
+from napari_clipsam.adapters.base import AdapterConfig
+from napari_clipsam.adapters.files import load_adapter, round_as_stored, save_adapter
+from napari_clipsam.adapters.inject import Adapter, build_adapter
 from napari_clipsam.errors import ConfigError, Stopped, WeightsError
 from napari_clipsam.models.registry import LoadedModel
 from napari_clipsam.training import trainer
 from napari_clipsam.training.events import TrainEvent, TrainResult
 from napari_clipsam.training.learner import HeadLearner
+from napari_clipsam.training.material import Material
 from napari_clipsam.training.samples import Split
 from napari_clipsam.training.scoring import held_out_scores
 from napari_clipsam.training.settings import FitSettings
+from napari_clipsam.training.starting import prepare_adapter
 from napari_clipsam.training.trainer import fit
 from napari_clipsam.training.words import WordLearner
 
@@ -138,11 +143,13 @@ def test_without_blocks_only_the_decoder_moves(model: LoadedModel) -> None:
     settings = replace(QUICK, blocks=False, clip_tuning="none", steps=20)
     result = result_of(list(fit(model, split(), settings)))
     assert result.improved
-    moved = {name.partition(".")[0] for name, v in weights(result.adapter).items() if v.any()}
-    assert "mask_decoder" in moved
-    for name, value in result.adapter.blocks.named_parameters():
-        if name.endswith("fc2.weight"):
-            assert not value.any()
+    start = prepare_adapter(model, None, settings, 4)
+    round_as_stored(start)
+    for name, value in start.state_dict().items():
+        is_kept = torch.equal(value, weights(result.adapter)[name])
+        assert is_kept or not name.startswith("blocks."), name
+    token = "mask_decoder.mask_tokens.weight"
+    assert not torch.equal(weights(start)[token], weights(result.adapter)[token])
 
 
 # ---------------------------------------------------------------- what is told
@@ -194,16 +201,15 @@ def test_scores_hold_for_the_file_as_saved(
     assert again.info == result.adapter.info
 
 
-def test_the_taught_word_is_found_and_others_are_refused(
-    model: LoadedModel, run: list[TrainEvent]
-) -> None:
+def test_the_taught_word_is_known_and_found(model: LoadedModel, run: list[TrainEvent]) -> None:
     from napari_clipsam.inference.segmenter import Segmenter
     from napari_clipsam.prompts import Prompts
 
     segmenter = Segmenter(model, result_of(run).adapter, "cpu")
     assert segmenter.known_words == ["blobs"]
     segmenter.set_plane(example(7).plane)
-    assert segmenter.predict(Prompts(text="blobs")).match
+    found = segmenter.predict(Prompts(text="blobs"))
+    assert found.match and found.presence is not None and found.threshold is not None
 
 
 # ---------------------------------------------------------------- stopping and going on
@@ -276,6 +282,44 @@ def test_a_run_that_was_cut_off_ends_as_if_it_had_not_been(
         assert resumed.best == whole.best
 
 
+def test_a_stop_within_a_step_is_made_good(
+    model: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = replace(QUICK, steps=50, views=1)
+    whole = result_of(list(fit(model, split(), settings)))
+    state = tmp_path / "run.pt"
+    asked = threading.Event()
+    signals = Material.signals
+
+    def stopping(material: Material, *about: Any) -> Any:
+        # After the draws of the step, before any of its blocks.
+        if reached[0] >= 31:
+            asked.set()
+        return signals(material, *about)
+
+    reached = [0]
+    monkeypatch.setattr(trainer, "_TELL_SECONDS", 0.0)
+    monkeypatch.setattr(Material, "signals", stopping)
+    for event in fit(model, split(), settings, checkpoint=state, stop=asked.is_set):
+        reached[0] = event.step
+    assert result_of([event]).reason == "stopped" and result_of([event]).resumable
+    monkeypatch.setattr(Material, "signals", signals)
+    resumed = result_of(list(fit(model, split(), settings, checkpoint=state, resume=True)))
+    assert same(resumed.adapter, whole.adapter)
+    scored = [[e.step for e in r.curve if e.score is not None and e.step] for r in (whole, resumed)]
+    assert scored[0] == scored[1]
+
+
+def test_a_run_goes_on_with_more_time(model: LoadedModel, tmp_path: Path) -> None:
+    state = tmp_path / "run.pt"
+    list(fit(model, split(), replace(QUICK, steps=20), checkpoint=state))
+    longer = replace(QUICK, steps=60)
+    events = list(fit(model, split(), longer, checkpoint=state, resume=True))
+    assert result_of(events).facts["steps"] == 60
+    later = [event.progress for event in events if event.step > 20]
+    assert later == sorted(later) and 0.3 < later[0] < 0.5
+
+
 def test_a_state_of_another_run_is_refused(model: LoadedModel, tmp_path: Path) -> None:
     state = tmp_path / "run.pt"
     list(fit(model, split(), replace(QUICK, steps=2), checkpoint=state))
@@ -298,7 +342,7 @@ def test_without_space_for_the_state_training_goes_on_and_says_so(
     events = list(fit(model, split(), QUICK, checkpoint=tmp_path / "run.pt"))
     notes = [event.note for event in events if event.note]
     assert len(notes) == 1 and "No space left" in notes[0]
-    assert result_of(events).improved
+    assert result_of(events).improved and not result_of(events).resumable
     assert not list(tmp_path.iterdir())
 
 
@@ -336,6 +380,33 @@ def test_a_loss_that_is_not_finite_ends_it_and_the_best_is_kept(
     assert result.reason == "not finite"
     assert result.improved
     assert all(value.isfinite().all() for value in weights(result.adapter).values())
+
+
+def test_running_out_of_memory_keeps_the_best(
+    model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = HeadLearner.step
+
+    def failing(self: HeadLearner, progress: float) -> dict[str, float] | None:
+        if self.updates == 25:
+            raise MemoryError
+        return step(self, progress)
+
+    monkeypatch.setattr(HeadLearner, "step", failing)
+    events = list(fit(model, split(), QUICK))
+    assert result_of(events).reason == "no memory" and result_of(events).improved
+    assert "ran out of memory" in events[-1].note
+
+
+def test_what_is_measured_first_is_the_start_itself(model: LoadedModel) -> None:
+    config = AdapterConfig(n_conditioned=1, own_objects=False)
+    start = build_adapter(config, model.sam, model.clip, seed=0).with_info(words=("blobs",))
+    expected = held_out_scores(model, start, split().held_out, "both")
+    settings = replace(QUICK, goal="both", rate=1e-9, steps=6)
+    result = result_of(list(fit(model, split(), settings, start)))
+    assert result.baseline == pytest.approx(fmean(expected.values()))
+    if not result.improved:
+        assert same(result.adapter, start)
 
 
 def test_one_plane_is_enough(model: LoadedModel) -> None:

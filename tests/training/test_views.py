@@ -76,6 +76,7 @@ def test_unknown_pixels_are_not_known(model: LoadedModel) -> None:
     known[:, 40:] = False
     view = make(model, [replace(example(0), known=known)])[0]
     assert not view.known[:, 20:].any() and view.known[:, :20].all()
+    assert not view.is_known and make(model, [example(0)])[0].is_known
 
 
 def test_plain_views_come_first_and_a_seed_repeats_the_others(model: LoadedModel) -> None:

@@ -9,6 +9,7 @@ import typer
 
 from napari_clipsam.cli._options import (
     AdapterChoice,
+    AskedBy,
     Axes,
     Channels,
     Clip,
@@ -172,6 +173,10 @@ def finetune(
             help="Adapter to go on from; left out, the one that comes with the model.",
         ),
     ] = None,
+    prompts: Annotated[
+        AskedBy,
+        typer.Option(help="What the word is asked with later: alone, with clicks, or both."),
+    ] = AskedBy.text,
     no_semantics: Annotated[
         bool, typer.Option("--no-semantics", help="Leave CLIP's signals out of the encoder.")
     ] = False,
@@ -214,6 +219,7 @@ def finetune(
             steps=steps,
             target=target.value,
             start=start,
+            prompts=prompts.value,
             semantics=not no_semantics,
             model=model,
             clip=clip,

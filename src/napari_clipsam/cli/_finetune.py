@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from napari_clipsam.training.events import TrainEvent, TrainResult
     from napari_clipsam.training.labelled import LabelledImage
     from napari_clipsam.training.samples import Split
-    from napari_clipsam.training.settings import FitSettings, Goal
+    from napari_clipsam.training.settings import ConceptPrompting, FitSettings, Goal
 
 __all__ = ["FineTuning", "run"]
 
@@ -50,6 +50,7 @@ class FineTuning:
     steps: int | None = None
     target: Goal = "concept"
     start: str | None = None
+    prompts: ConceptPrompting = "text"
     semantics: bool = True
     model: str = "starter"
     clip: str | None = None
@@ -129,6 +130,7 @@ def _settings(options: FineTuning) -> FitSettings:
         minutes=minutes,
         steps=options.steps,
         seed=options.seed,
+        concept_prompts=options.prompts,
         semantics=options.semantics,
     )
 
@@ -226,7 +228,7 @@ def _fit(
             stop=interrupt.asked,
         )
         try:
-            with closing(events):  # type: ignore[type-var]
+            with closing(events):
                 for event in events:
                     progress.show(event)
                     # Those of the slices were told before.

@@ -10,6 +10,7 @@ import typer
 
 __all__ = [
     "AdapterChoice",
+    "AskedBy",
     "Axes",
     "Channels",
     "Clip",
@@ -51,6 +52,14 @@ class PromptChoice(StrEnum):
     text = "text"
     point = "point"
     box = "box"
+
+
+class AskedBy(StrEnum):
+    """What a word is asked with."""
+
+    text = "text"
+    clicks = "clicks"
+    both = "both"
 
 
 Model = Annotated[str, typer.Option(metavar="NAME|FILE", help="SAM: a name or a weights file.")]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import traceback
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -77,8 +77,10 @@ def free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
+        # What the system counts as free leaves out files that it only keeps in case.
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration, ValueError):
         return _GUESSED_MEMORY
 
 

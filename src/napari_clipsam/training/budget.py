@@ -12,12 +12,18 @@ import torch
 from napari_clipsam.inference.devices import memory_guard, synchronize, training_dtype
 from napari_clipsam.planes import Plane
 from napari_clipsam.training.events import Estimate
-from napari_clipsam.training.learner import HeadLearner
+from napari_clipsam.training.learner import WHOLE_FROM, HeadLearner
 from napari_clipsam.training.learning import Learner, bytes_kept
 from napari_clipsam.training.material import Material
 from napari_clipsam.training.samples import Example
 from napari_clipsam.training.starting import prepare_adapter
-from napari_clipsam.training.trainer import BATCH, ENCODE_SHARE, WORDS_SHARE, views_of_a_plane
+from napari_clipsam.training.trainer import (
+    BATCH,
+    ENCODE_SHARE,
+    SCORES_A_RUN,
+    WORDS_SHARE,
+    views_of_a_plane,
+)
 from napari_clipsam.training.views import ViewMaker
 from napari_clipsam.training.words import WordLearner
 
@@ -26,24 +32,47 @@ if TYPE_CHECKING:
     from napari_clipsam.models.registry import LoadedModel
     from napari_clipsam.training.settings import FitSettings
 
-__all__ = ["estimate", "step_memory"]
+__all__ = ["Probe", "estimate", "probe", "step_memory"]
 
 T = TypeVar("T")
 
 _WORD = "nuclei"
-# Gradient, two moments, average, best: copies of the adapter while it is trained.
-_COPIES = 5
+# Trained, gradient, two moments, average, measured, best: copies of the adapter.
+_COPIES = 7
 
 
-class _Probe(NamedTuple):
-    """Seconds of a view, of a step of each part (0 where CLIP is not tuned), and bytes."""
+class Probe(NamedTuple):
+    """What was tried out, of a view, of a step of each part, and of a score.
+
+    Seconds; ``words`` is 0 where CLIP is not tuned. ``view_bytes``, ``step_bytes`` and
+    ``adapter_bytes`` are what one view, one step and one copy of the weights take.
+    """
 
     view: float
     words: float
     head: float
+    score: float
     view_bytes: int
     step_bytes: int
     adapter_bytes: int
+
+    def estimate(self, n_planes: int, settings: FitSettings) -> Estimate:
+        """What learning from so many planes needs; about one in five more is measured on."""
+        n_views = n_planes * (settings.views or views_of_a_plane(n_planes))
+        share = WORDS_SHARE if self.words else 0.0
+        step = share * self.words + (1 - share) * self.head
+        scores = (1 - share) * SCORES_A_RUN * self.score * max(1, n_planes // 4)
+        steps = settings.steps
+        if settings.minutes is not None:
+            budget = 60 * settings.minutes
+            if settings.views is None:
+                most = max(1, round(ENCODE_SHARE * budget / self.view))
+                n_views = max(n_planes, min(n_views, most))
+            fits = max(1, int((budget - n_views * self.view - scores) / step))
+            steps = min(fits, steps or fits)
+        seconds = n_views * self.view + (steps or 1) * step + scores
+        memory = n_views * self.view_bytes + self.step_bytes + _COPIES * self.adapter_bytes
+        return Estimate(seconds, memory, steps or 1)
 
 
 def _nothing() -> None:
@@ -67,8 +96,7 @@ def estimate(
     settings : FitSettings
     start : Adapter, optional
     check : callable
-        Called between the blocks of the networks; what it raises ends the trial, and what it takes
-        counts as time.
+        Called between the blocks of the networks; what it raises ends the trial.
 
     Raises
     ------
@@ -77,22 +105,7 @@ def estimate(
     OutOfMemory
         One step does not fit.
     """
-    probe = _probe(model, settings, start, n_planes, check)
-    n_views = n_planes * (settings.views or views_of_a_plane(n_planes))
-    share = WORDS_SHARE if probe.words else 0.0
-    step = share * probe.words + (1 - share) * probe.head
-    if settings.minutes is not None:
-        budget = 60 * settings.minutes
-        if settings.views is None:
-            most = max(1, round(ENCODE_SHARE * budget / probe.view))
-            n_views = max(n_planes, min(n_views, most))
-        steps = max(1, int((budget - n_views * probe.view) / step))
-        steps = min(steps, settings.steps or steps)
-    else:
-        steps = settings.steps or 1
-    seconds = n_views * probe.view + steps * step
-    memory = n_views * probe.view_bytes + probe.step_bytes + _COPIES * probe.adapter_bytes
-    return Estimate(seconds, memory, steps)
+    return probe(model, n_planes, settings, start, check).estimate(n_planes, settings)
 
 
 def step_memory(model: LoadedModel, settings: FitSettings, start: Adapter | None = None) -> int:
@@ -100,34 +113,29 @@ def step_memory(model: LoadedModel, settings: FitSettings, start: Adapter | None
 
     Counted by what autograd saves, so it holds for any device of the same precision.
     """
-    return _probe(model, settings, start, 1, _nothing).step_bytes
+    return probe(model, 1, settings, start).step_bytes
 
 
-def _probe(
+def probe(
     model: LoadedModel,
-    settings: FitSettings,
-    start: Adapter | None,
     n_planes: int,
-    check: Callable[[], None],
-) -> _Probe:
+    settings: FitSettings,
+    start: Adapter | None = None,
+    check: Callable[[], None] = _nothing,
+) -> Probe:
+    """Try out what does not depend on the budget; see `estimate`."""
     device = next(model.sam.parameters()).device
     dtype = training_dtype(device)
+    clock = _Clock(device, check)
     for network in (model.sam, model.clip):
         network.requires_grad_(False)
     with memory_guard(device, dtype):
         adapter = prepare_adapter(model, start, settings, n_planes)
-        maker = ViewMaker(model, adapter, device, dtype, settings.cache_trunk, check)
-        view, view_seconds = _timed(lambda: next(maker.views([_example()], 1, 0, False)), device)
+        maker = ViewMaker(model, adapter, device, dtype, settings.cache_trunk, clock.check)
+        view, view_seconds = clock.time(lambda: next(maker.views([_example()], 1, 0, False)))
+        batch = BATCH["cpu" if device.type == "cpu" else "gpu"]
         material = Material(
-            model,
-            adapter,
-            [view],
-            [(_WORD,)],
-            settings.seed,
-            device,
-            dtype,
-            BATCH["cpu" if device.type == "cpu" else "gpu"],
-            check,
+            *(model, adapter, [view], [(_WORD,)], settings.seed, device, dtype, batch, clock.check)
         )
         networks = (model.sam, model.clip, adapter)
         learner: Learner
@@ -135,21 +143,39 @@ def _probe(
         if adapter.clip_tuning is not None:
             learner = WordLearner(material, settings.rate)
             kept = bytes_kept(lambda: learner.step(0.0), networks)
-            words = _timed(lambda: learner.step(0.0), device)[1]
-            material.keep_dense(keep_pixels=not settings.cache_trunk)
+            words = clock.time(lambda: learner.step(0.0))[1]
+        material.keep_dense(keep_pixels=not settings.cache_trunk)
         learner = HeadLearner(material, settings)
         # The whole, which the last steps see, keeps most.
         kept = max(kept, bytes_kept(lambda: learner.step(1.0), networks))
-        head = _timed(lambda: learner.step(0.0), device)[1]
+        part = clock.time(lambda: learner.step(0.0))[1]
+        whole = clock.time(lambda: learner.step(1.0))[1]
+    head = WHOLE_FROM * part + (1 - WHOLE_FROM) * whole
     weights = sum(p.nbytes for p in adapter.parameters())
-    return _Probe(view_seconds, words, head, view.nbytes, kept, weights)
+    # Of a step less than half is the way there, and a score has a trunk that is kept.
+    return Probe(view_seconds, words, head, whole / 2, view.nbytes, kept, weights)
 
 
-def _timed(work: Callable[[], T], device: torch.device) -> tuple[T, float]:
-    start = time.perf_counter()
-    result = work()
-    synchronize(device)
-    return result, time.perf_counter() - start
+class _Clock:
+    """Times work without what others do meanwhile."""
+
+    def __init__(self, device: torch.device, check: Callable[[], None]) -> None:
+        self._device, self._check = device, check
+        self._away = 0.0
+
+    def check(self) -> None:
+        """Let others work, in their own precision."""
+        start = time.perf_counter()
+        with torch.autocast(self._device.type, enabled=False):
+            self._check()
+        self._away += time.perf_counter() - start
+
+    def time(self, work: Callable[[], T]) -> tuple[T, float]:
+        """The result of some work, and its seconds."""
+        start, away = time.perf_counter(), self._away
+        result = work()
+        synchronize(self._device)
+        return result, time.perf_counter() - start - (self._away - away)
 
 
 def _example() -> Example:

@@ -39,7 +39,8 @@ def run_fingerprint(model: LoadedModel, split: Split, settings: FitSettings, sta
     for part in (split.train, split.held_out):
         for example in part:
             digest.update(f"{example.plane.fingerprint} {example.words}".encode())
-            digest.update((example.labels > 0).tobytes())
+            digest.update(f"{example.objects} {example.labels.dtype}".encode())
+            digest.update(example.labels.tobytes())
             if example.known is not None:
                 digest.update(example.known.tobytes())
     return digest.hexdigest()

@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from napari_clipsam.adapters.inject import Adapter
     from napari_clipsam.training.samples import Example
 
-__all__ = ["Estimate", "Preview", "TrainEvent", "TrainResult"]
+__all__ = ["Estimate", "Preview", "Reason", "TrainEvent", "TrainResult"]
 
 Stage = Literal["encode", "train", "done"]
+Reason = Literal["budget", "stopped", "no better", "not finite", "no memory"]
 
 
 @dataclass(frozen=True)
@@ -105,16 +106,18 @@ class TrainResult:
         Held-out score before training and of `adapter`.
     improved : bool
     measure : str
-        What the score is: ``Dice`` of the word's mask, ``IoU`` of an object after one click, or
-        ``Dice and IoU``, their mean.
+        What the score is: ``Dice`` of the word's mask, ``IoU`` of objects after one click, or
+        ``Dice and IoU``, their mean. Objects are measured only where labels tell them apart.
     tested_on : str
         For people: the held-out planes by name, or the part of the plane.
-    reason : {"budget", "stopped", "no better", "not finite"}
+    reason : {"budget", "stopped", "no better", "not finite", "no memory"}
         What ended it.
     curve : tuple of TrainEvent
         Those with losses or a score, without previews.
     facts : dict
-        JSON values of what was done: settings, seconds, steps, planes.
+        ``seconds``, ``steps`` and ``planes`` of the run.
+    resumable : bool
+        Whether the state of the run was written at its end, so that it can go on.
     """
 
     adapter: Adapter
@@ -123,6 +126,7 @@ class TrainResult:
     improved: bool
     measure: str
     tested_on: str
-    reason: Literal["budget", "stopped", "no better", "not finite"]
+    reason: Reason
     curve: tuple[TrainEvent, ...]
     facts: dict[str, Any] = field(default_factory=dict)
+    resumable: bool = False

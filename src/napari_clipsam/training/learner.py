@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from napari_clipsam.training.material import Material
     from napari_clipsam.training.settings import FitSettings
 
-__all__ = ["HeadLearner"]
+__all__ = ["WHOLE_FROM", "HeadLearner"]
 
 _DECODER = ("mask_decoder.", "prompt_encoder.")
 # Shares of the rate, and weight decay.
@@ -39,8 +39,8 @@ _DECAY = 0.98
 # Objects of a step, shared by its views.
 _OBJECTS = {"cpu": 4, "gpu": 32}
 _MOST_ROUNDS = 3
-# Share of the steps that may look at a window only.
-_WHOLE_FROM = 0.7
+#: Share of the steps that may look at a window only.
+WHOLE_FROM = 0.7
 
 
 class HeadLearner(Learner):
@@ -137,7 +137,7 @@ class HeadLearner(Learner):
         """The part of the views that a step looks at."""
         material = self.material
         shape = material.model.sam.config
-        cut = self._may_cut and progress < _WHOLE_FROM
+        cut = self._may_cut and progress < WHOLE_FROM
         if not cut:
             return Window.whole(shape)
         return draw_window(batch.concept * batch.known, shape, material.generator)

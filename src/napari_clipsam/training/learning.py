@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from napari_clipsam.training.material import Material
     from napari_clipsam.training.views import View
 
-__all__ = ["Learner", "bytes_kept"]
+__all__ = ["Learner", "Means", "bytes_kept"]
 
 _WARM_STEPS, _FLOOR, _CLIP_NORM = 8, 0.05, 1.0
 
@@ -71,6 +72,15 @@ class Learner(ABC):
             The loss terms; None where ``loss`` or its gradient is not finite, and nothing was
             changed.
         """
+        drawn = self.material.generator.get_state()
+        try:
+            return self._step(progress)
+        except BaseException:
+            # What was stopped is done again from the same draws.
+            self.material.generator.set_state(drawn)
+            raise
+
+    def _step(self, progress: float) -> dict[str, float] | None:
         self._set_rates(progress)
         self.optimizer.zero_grad(set_to_none=True)
         views = self.material.draw()
@@ -152,3 +162,21 @@ def bytes_kept(work: Callable[[], object], networks: Sequence[nn.Module]) -> int
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         work()
     return sum(kept.values())
+
+
+class Means:
+    """Means of loss terms since they were last taken."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, list[float]] = {}
+
+    def add(self, terms: dict[str, float]) -> None:
+        """Take those of a step."""
+        for name, value in terms.items():
+            self._values.setdefault(name, []).append(value)
+
+    def take(self) -> dict[str, float]:
+        """Give the means, and begin anew."""
+        means = {name: fmean(values) for name, values in self._values.items()}
+        self._values.clear()
+        return means

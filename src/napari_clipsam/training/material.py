@@ -67,11 +67,13 @@ class Material:
         check: Callable[[], None],
     ) -> None:
         self.model, self.adapter = model, adapter
-        self.views, self.words = list(views), list(words)
+        # What is known of a view has to say whether the word is there.
+        self.views = [view for view in views if view.shows or view.is_known]
+        self.words = list(words)
         self.device, self.dtype, self.batch, self.check = device, dtype, batch, check
         self.generator = torch.Generator().manual_seed(seed)
         self.taught = list(dict.fromkeys(word for group in words for word in group))
-        self.absent = absent_words(model, self.taught)
+        self.absent = absent_words(model, [*self.taught, *adapter.taught])
         with torch.no_grad():
             asked = [*self.taught, *self.absent]
             self.features = {word: model.clip.concept(word).float() for word in asked}

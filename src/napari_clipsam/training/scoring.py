@@ -24,10 +24,7 @@ if TYPE_CHECKING:
     from napari_clipsam.training.samples import Example
     from napari_clipsam.training.settings import Goal
 
-__all__ = ["MEASURES", "Scorer", "Scores", "choose_threshold", "held_out_scores"]
-
-#: What a score is called for each goal.
-MEASURES = {"concept": "Dice", "object": "IoU", "both": "Dice and IoU"}
+__all__ = ["Scorer", "Scores", "choose_threshold", "held_out_scores"]
 
 _MOST_OBJECTS = 12
 _MIN_PIXELS = 20
@@ -60,6 +57,12 @@ class Scores:
     def total(self) -> float:
         """The one number that is to rise."""
         return fmean(value for value in (self.dice, self.iou) if value is not None)
+
+    @property
+    def measure(self) -> str:
+        """What `total` is, for people."""
+        names = {"Dice": self.dice, "IoU": self.iou}
+        return " and ".join(name for name, value in names.items() if value is not None)
 
     def to_json(self) -> dict[str, float]:
         """Those that apply."""
@@ -94,8 +97,8 @@ class Scorer:
         self.examples = tuple(examples)
         self.goal = goal
 
-    def measure(self, adapter: Adapter) -> Scores:
-        """Score an adapter; its presence threshold is left aside."""
+    def measure(self, adapter: Adapter | None) -> Scores:
+        """Score an adapter, its presence threshold left aside; or the base without one."""
         overlaps: list[float] = []
         ious: list[float] = []
         presences: list[float] = []
@@ -132,8 +135,12 @@ class Scorer:
         return found
 
     @contextmanager
-    def _using(self, adapter: Adapter) -> Iterator[None]:
+    def _using(self, adapter: Adapter | None) -> Iterator[None]:
         """Answer with an adapter that tells presence and refuses nothing."""
+        if adapter is None:
+            self._segmenter.set_adapter(None)
+            yield
+            return
         info = adapter.info
         threshold = 0.0 if adapter.config.object_mode else None
         try:
@@ -208,9 +215,14 @@ def _known_dice(mask: NDArray[np.bool_], example: Example) -> float:
 
 
 def _objects(example: Example) -> list[NDArray[np.bool_]]:
-    """Masks of the objects to click on, at most a dozen spread over their numbers."""
-    known = example.labels if example.known is None else example.labels * example.known
-    numbers, counts = np.unique(known[known > 0], return_counts=True)
+    """Masks of the objects to click on, at most a dozen spread over their numbers.
+
+    One that reaches into what is not known is none of them: that part may have been learnt from.
+    """
+    numbers, counts = np.unique(example.labels[example.labels > 0], return_counts=True)
+    if example.known is not None:
+        cut = np.unique(example.labels[~example.known])
+        counts = np.where(np.isin(numbers, cut), 0, counts)
     numbers = numbers[counts >= _MIN_PIXELS]
     step = max(1, -(-len(numbers) // _MOST_OBJECTS))
     return [example.labels == number for number in numbers[::step]]

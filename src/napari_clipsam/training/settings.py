@@ -76,7 +76,7 @@ class FitSettings:
     loss: LossWeights = field(default_factory=LossWeights)
     views: int | None = None
     cache_trunk: bool = True
-    patience: int = 15
+    patience: int = 10
 
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from napari_clipsam.adapters.base import AdapterConfig
 from napari_clipsam.adapters.inject import Adapter, build_adapter
 from napari_clipsam.errors import ConfigError
+from napari_clipsam.models.clip import split_words
 from napari_clipsam.models.sam import default_split
 
 if TYPE_CHECKING:
@@ -62,7 +63,8 @@ def prepare_adapter(
         semantics=settings.semantics and start.config.semantics,
         clip_tuning=tuning if start.clip_tuning is None else start.config.clip_tuning,
         own_objects=own or start.config.own_objects,
-        conditioned_objects=own or start.config.conditioned_objects,
+        # A decoder that never saw the new embedding gets the base's.
+        conditioned_objects=own or start.config.own_objects,
     )
     adapter = build_adapter(config, model.sam, model.clip, settings.seed)
     for word in start.taught:
@@ -75,13 +77,23 @@ def prepare_adapter(
 
 
 def absent_words(model: LoadedModel, words: Sequence[str]) -> list[str]:
-    """Words that name something else than `words` do, to learn what is not there."""
+    """Words to learn what is not there with: those that have nothing in common with `words`.
+
+    Parameters
+    ----------
+    model : LoadedModel
+    words : sequence of str
+        What is taught now, and was before. "bright nuclei" may not be told from nuclei by the
+        latter's absence, so a word they share counts, too.
+    """
     taught = {" ".join(word.lower().split()) for word in words}
+    parts = {part for word in words for part in split_words(word)}
     known = model.clip.config.synonyms
     if not model.clip.config.words or not known:
-        return [word for word in _EVERYDAY if word not in taught]
+        return [word for word in _EVERYDAY if not parts & set(split_words(word))]
     return [
         word
         for word, phrases in known.items()
-        if word not in taught and not taught & {phrase.lower() for phrase in phrases}
+        if not taught & {phrase.lower() for phrase in phrases}
+        and not parts & {part for phrase in (word, *phrases) for part in split_words(phrase)}
     ]

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from pathlib import Path
-from statistics import fmean
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from napari_clipsam.adapters.files import round_as_stored
-from napari_clipsam.errors import OutputError, Stopped
+from napari_clipsam.errors import OutOfMemory, OutputError, Stopped
 from napari_clipsam.inference.devices import free_memory, memory_guard, training_dtype
 from napari_clipsam.models.identity import tensor_identity
 from napari_clipsam.training.checkpoint import load_state, run_fingerprint, save_state
-from napari_clipsam.training.events import TrainEvent, TrainResult
+from napari_clipsam.training.describing import describe, taught_before
+from napari_clipsam.training.events import Reason, TrainEvent, TrainResult
 from napari_clipsam.training.learner import HeadLearner
+from napari_clipsam.training.learning import Means
 from napari_clipsam.training.material import Material
-from napari_clipsam.training.scoring import MEASURES, Scorer, choose_threshold
+from napari_clipsam.training.scoring import Scorer
 from napari_clipsam.training.settings import FitSettings
-from napari_clipsam.training.starting import absent_words, prepare_adapter
+from napari_clipsam.training.starting import prepare_adapter
 from napari_clipsam.training.views import View, ViewMaker
 from napari_clipsam.training.words import WordLearner
 
@@ -33,11 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = ["fit"]
 
-Reason = Literal["budget", "stopped", "no better", "not finite"]
-
-_SCORES_A_RUN = 20
+SCORES_A_RUN = 20
 _SAVE_SECONDS, _TELL_SECONDS, _STOP_SECONDS = 20.0, 0.5, 0.5
-_ABSENT_ASKED = 8
 # Views of a plane and in all; the share of the time that making them may take.
 _MOST_VIEWS, _ALL_VIEWS, ENCODE_SHARE = 12, 64, 0.15
 BATCH = {"cpu": 1, "gpu": 4}
@@ -56,7 +53,7 @@ def fit(
     resume: bool = False,
     stop: Callable[[], bool] = lambda: False,
     give_way: Callable[[], None] = lambda: None,
-) -> Iterator[TrainEvent]:
+) -> Generator[TrainEvent, None, None]:
     """Teach an adapter what is labelled.
 
     Parameters
@@ -91,6 +88,7 @@ def fit(
     ConfigError, AdapterError, WeightsError
         The start, the settings or the checkpoint do not fit.
     OutOfMemory
+        Before there was anything to keep; later it ends the run with what was best.
 
     Notes
     -----
@@ -119,23 +117,24 @@ class _Run:
         stop: Callable[[], bool],
         give_way: Callable[[], None],
     ) -> None:
-        self.model, self.split, self.settings = model, split, settings
+        self.model, self.split, self.settings, self.start = model, split, settings, start
         self.checkpoint, self.resume = checkpoint, resume
         self.stop, self.give_way = stop, give_way
         self.device = next(model.sam.parameters()).device
         self.dtype = training_dtype(self.device)
-        self.adapter = prepare_adapter(model, start, settings, len(split.train))
+        planes = {e.plane.fingerprint for part in (split.train, split.held_out) for e in part}
+        self.adapter = prepare_adapter(model, start, settings, len(planes))
         identity = "base" if start is None else tensor_identity(start.state_dict())
         self.fingerprint = run_fingerprint(model, split, settings, identity)
-        self.learned_before = self.adapter.taught
         self.learner: WordLearner | HeadLearner | None = None
-        self.begin = 0.0
+        # Where the part that goes on began, as steps and seconds.
+        self.began = (0, 0.0)
         self.step = 0
         self.before = 0.0
         self.started = time.perf_counter()
         self.curve: list[TrainEvent] = []
 
-    def events(self) -> Iterator[TrainEvent]:
+    def events(self) -> Generator[TrainEvent, None, None]:
         """All that happens."""
         state = None
         if self.resume and self.checkpoint is not None:
@@ -143,31 +142,28 @@ class _Run:
         yield self._event("encode", note=" ".join(self.split.notes))
         with memory_guard(self.device, self.dtype):
             self.scorer = Scorer(self.model, self.split.held_out, self.settings.goal, self._check)
-            first = self.scorer.measure(self.adapter)
-        self.kept = copy.deepcopy(self.adapter)
+            first = self.scorer.measure(self.start)
+        # Where nothing is better the start is the result, or what makes the base an adapter.
+        self.kept = copy.deepcopy(self.start or self.adapter)
         self.baseline = self.best = first.total
         self.first_scores = self.best_scores = first
         self.best_step = -1
         yield self._event("encode", score=first.total, preview=first.preview)
         if state is not None:
             self._restore(state)
-        reason: Reason = "stopped"
         # What ends a run early leaves the best adapter so far.
-        with contextlib.suppress(Stopped):
+        note = ""
+        try:
             views = yield from self._encode()
-            material = Material(
-                self.model,
-                self.adapter,
-                views,
-                [example.words for example in self.split.train],
-                self.settings.seed,
-                self.device,
-                self.dtype,
-                BATCH["cpu" if self.device.type == "cpu" else "gpu"],
-                self._check,
-            )
+            with memory_guard(self.device, self.dtype):
+                material = self._material(views)
             reason = yield from self._parts(material, state)
-        yield self._finish(reason)
+        except Stopped:
+            reason = "stopped"
+        except OutOfMemory as error:
+            reason = "no memory"
+            note = f"{error} What was best before is kept."
+        yield self._finish(reason, note)
 
     @property
     def seconds(self) -> float:
@@ -177,11 +173,15 @@ class _Run:
     @property
     def progress(self) -> float:
         """Share of the budget that is used."""
+        return self._share(self.step, self.seconds)
+
+    def _share(self, step: int, seconds: float) -> float:
+        """Share of the budget that some steps and seconds are."""
         done = 0.0
         if self.settings.steps is not None:
-            done = self.step / self.settings.steps
+            done = step / self.settings.steps
         if self.settings.minutes is not None:
-            done = max(done, self.seconds / (60 * self.settings.minutes))
+            done = max(done, seconds / (60 * self.settings.minutes))
         return min(1.0, done)
 
     def _check(self) -> None:
@@ -216,58 +216,73 @@ class _Run:
             in_time = settings.minutes is None or now - begun < allowed
             if settings.views or len(views) < len(examples) or (in_time and used < room):
                 continue
+            if used >= room:
+                note = (
+                    f"Free memory allows {len(views)} views of the slices; more would teach more."
+                )
+                yield self._event("encode", note=note)
             return views
+
+    def _material(self, views: list[View]) -> Material:
+        return Material(
+            self.model,
+            self.adapter,
+            views,
+            [example.words for example in self.split.train],
+            self.settings.seed,
+            self.device,
+            self.dtype,
+            BATCH["cpu" if self.device.type == "cpu" else "gpu"],
+            self._check,
+        )
 
     def _parts(
         self, material: Material, state: dict[str, Any] | None
     ) -> Generator[TrainEvent, None, Reason]:
         """First CLIP learns the words, then adapter and decoder what to make of them."""
-        tuned = self.adapter.clip_tuning is not None
         if state is None or state["part"] == "words":
-            words = WordLearner(material, self.settings.rate)
-            begin = self.progress if state is None else state["begin"]
-            if state is None:
-                words.fit_vectors()
-            else:
-                words.restore(state["learner"])
-            end = begin + WORDS_SHARE * (1 - begin) if tuned else begin
-            if (reason := (yield from self._learn(words, begin, end))) is not None:
+            with memory_guard(self.device, self.dtype):
+                words = WordLearner(material, self.settings.rate)
+                if state is None:
+                    words.fit_vectors()
+            tuned = self.adapter.clip_tuning is not None
+            if (reason := (yield from self._learn(words, state, WORDS_SHARE * tuned))) is not None:
                 return reason
             state = None
         else:
             self.adapter.load_state_dict(state["learner"]["adapter"])
-        material.keep_dense(keep_pixels=not self.settings.cache_trunk)
-        head = HeadLearner(material, self.settings)
-        begin = self.progress if state is None else state["begin"]
+        with memory_guard(self.device, self.dtype):
+            material.keep_dense(keep_pixels=not self.settings.cache_trunk)
+            head = HeadLearner(material, self.settings)
         if state is None:
             yield self._measured(head, {})
-        else:
-            head.restore(state["learner"])
-        return (yield from self._learn(head, begin, 1.0)) or "budget"
+        return (yield from self._learn(head, state, 1.0)) or "budget"
 
     def _learn(
-        self, learner: WordLearner | HeadLearner, begin: float, end: float
+        self, learner: WordLearner | HeadLearner, state: dict[str, Any] | None, share: float
     ) -> Generator[TrainEvent, None, Reason | None]:
-        """Take steps until `end` of the budget; measure and save now and then."""
-        self.learner, self.begin = learner, begin
+        """Take steps for a share of what is left of the budget; measure and save now and then."""
+        self.began = (self.step, self.seconds) if state is None else tuple(state["began"])
+        begin = self._share(*self.began)
+        end = begin + share * (1 - begin)
+        if state is not None:
+            learner.restore(state["learner"])
+        self.learner = learner
         with memory_guard(self.device, self.dtype):
             learner.fit_memory(free_memory(self.device) // 2)
-        means = _Means()
+        means = Means()
         saved = told = time.perf_counter()
-        measured = self.progress
-        while self.progress < end:
+        while (before := self.progress) < end:
             self._check()
-            done = (self.progress - begin) / (end - begin)
             with memory_guard(self.device, self.dtype):
-                terms = learner.step(done)
+                terms = learner.step((before - begin) / (end - begin))
             if terms is None:
                 return "not finite"
             self.step += 1
             means.add(terms)
             now = time.perf_counter()
-            due = self.progress - measured >= 1 / _SCORES_A_RUN or self.progress >= 1.0
+            due = int(self.progress * SCORES_A_RUN) > int(before * SCORES_A_RUN)
             if due and isinstance(learner, HeadLearner):
-                measured = self.progress
                 yield self._measured(learner, means.take())
                 if self._hopeless():
                     return "no better"
@@ -277,7 +292,7 @@ class _Run:
                 yield self._event("train", losses=means.take())
             if now - saved > _SAVE_SECONDS:
                 if trouble := self._save():
-                    yield self._event("train", note=trouble)
+                    yield self._event("train", note=f"{trouble} Teaching goes on.")
                 saved = time.perf_counter()
         return None
 
@@ -298,60 +313,45 @@ class _Run:
         scored = [e for e in self.curve if e.score is not None and e.stage == "train"]
         return sum(e.step > self.best_step for e in scored) >= self.settings.patience
 
-    def _finish(self, reason: Reason) -> TrainEvent:
+    def _finish(self, reason: Reason, note: str) -> TrainEvent:
         trouble = self._save()
         improved = self.best > self.baseline
         kept = self.kept.eval().requires_grad_(False)
         if improved:
-            self._describe(kept)
+            describe(
+                kept,
+                self.model,
+                self.split,
+                self.settings,
+                taught_before(self.start),
+                self.scorer,
+                (self.first_scores, self.best_scores),
+                self.best_step,
+                _STOP_SECONDS if self.stop() else float("inf"),
+            )
         result = TrainResult(
             kept,
             self.baseline,
             self.best,
             improved,
-            MEASURES[self.settings.goal],
+            self.best_scores.measure,
             self.split.tested_on,
             reason,
             tuple(self.curve),
             {"seconds": self.seconds, "steps": self.step, "planes": len(self.split.train)},
+            resumable=self.checkpoint is not None and self.learner is not None,
         )
-        return self._event("done", preview=self.best_scores.preview, note=trouble, result=result)
-
-    def _describe(self, adapter: Adapter) -> None:
-        """Words, presence threshold, provenance and scores; the same for the same seed."""
-        new = dict.fromkeys(word for e in self.split.train for word in reversed(e.words))
-        adapter.info = replace(
-            adapter.info,
-            words=tuple(dict.fromkeys([*self.learned_before, *new])),
-            threshold=self._threshold(adapter, list(new)),
-            provenance={
-                "model": self.model.name,
-                "settings": self.settings.to_json(),
-                "planes": [example.plane.name for example in self.split.train],
-                "steps": self.best_step,
-            },
-            scores={
-                "tested_on": self.split.tested_on,
-                "before": self.first_scores.to_json(),
-                "after": self.best_scores.to_json(),
-            },
-        )
-
-    def _threshold(self, adapter: Adapter, words: list[str]) -> float | None:
-        if not adapter.config.object_mode:
-            return None
-        asked = absent_words(self.model, words)[:_ABSENT_ASKED]
-        seconds = _STOP_SECONDS if self.stop() else float("inf")
-        absent = self.scorer.presences(adapter, asked, seconds)
-        return choose_threshold(self.best_scores.presence, absent)
+        note = " ".join(part for part in (note, trouble) if part)
+        preview = self.best_scores.preview
+        return self._event("done", preview=preview, note=note, result=result)
 
     def _save(self) -> str:
-        """Write the state; a disk that is full ends no training: what to say of it."""
+        """Write the state; returns what to say where it cannot be, which ends no training."""
         if self.checkpoint is None or self.learner is None:
             return ""
         state = {
             "part": "head" if isinstance(self.learner, HeadLearner) else "words",
-            "begin": self.begin,
+            "began": self.began,
             "learner": self.learner.state(),
             "step": self.step,
             "seconds": self.seconds,
@@ -364,7 +364,7 @@ class _Run:
             save_state(self.checkpoint, self.fingerprint, state)
         except OutputError as error:
             self.checkpoint = None
-            return f"{error} Training goes on, but could not be resumed."
+            return f"{error} It could not be gone on from later."
         return ""
 
     def _restore(self, state: dict[str, Any]) -> None:
@@ -405,19 +405,3 @@ class _Run:
         if self.settings.minutes is not None and self.settings.steps is None:
             return (1 - progress) * 60 * self.settings.minutes
         return self.seconds / progress * (1 - progress) if progress > 0 else 0.0
-
-
-class _Means:
-    """Means of loss terms since they were last taken."""
-
-    def __init__(self) -> None:
-        self._values: dict[str, list[float]] = {}
-
-    def add(self, terms: dict[str, float]) -> None:
-        for name, value in terms.items():
-            self._values.setdefault(name, []).append(value)
-
-    def take(self) -> dict[str, float]:
-        means = {name: fmean(values) for name, values in self._values.items()}
-        self._values.clear()
-        return means

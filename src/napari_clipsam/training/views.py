@@ -58,6 +58,8 @@ class View:
         1 where labels count, 0 elsewhere and in the padding.
     ids : Tensor of int32, shape (M, M)
         Numbers of the objects, 0 elsewhere and where objects are not told apart.
+    is_known : bool
+        Whether all it shows of the plane is known, so that what is not labelled is not there.
     """
 
     example: int
@@ -68,6 +70,7 @@ class View:
     concept: Tensor
     known: Tensor
     ids: Tensor
+    is_known: bool
 
     @property
     def nbytes(self) -> int:
@@ -179,7 +182,7 @@ class ViewMaker:
             rgb = relight(rgb, rng)
         frame = whole_plane(rgb.shape[:2], self.size, self.adapter.config.squash)
         pixels = self._pixels(rgb, frame)
-        concept, known, ids = self._targets(example, crop, frame)
+        concept, known, ids, is_known = self._targets(example, crop, frame)
         tuned = self.adapter.clip_tuning is not None
         tokens = dense = None
         normal = normalise_pixels(pixels.float())[None] * _inside(frame, self.device)
@@ -197,6 +200,7 @@ class ViewMaker:
             concept,
             known,
             ids,
+            is_known,
         )
 
     def _pixels(self, rgb: NDArray[np.uint8], frame: Frame) -> Tensor:
@@ -204,7 +208,9 @@ class ViewMaker:
         height, width = small.shape[1:]
         return F.pad(small, (0, self.size - width, 0, self.size - height)).to(self.device)
 
-    def _targets(self, example: Example, crop: Crop, frame: Frame) -> tuple[Tensor, Tensor, Tensor]:
+    def _targets(
+        self, example: Example, crop: Crop, frame: Frame
+    ) -> tuple[Tensor, Tensor, Tensor, bool]:
         labels = torch.from_numpy(crop.of(example.labels).astype(np.int32))
         known = torch.ones(labels.shape)
         if example.known is not None:
@@ -220,6 +226,7 @@ class ViewMaker:
             F.pad(concept, room).half().to(self.device),
             F.pad(known, room).half().to(self.device),
             F.pad(ids[0, 0].int(), room).to(self.device),
+            bool(known.all()),
         )
 
 
