@@ -175,7 +175,7 @@ def finetune(
     ] = None,
     prompts: Annotated[
         AskedBy,
-        typer.Option(help="What the word is asked with later: alone, with clicks, or both."),
+        typer.Option(help="How the word is asked later: alone, with clicks, or both."),
     ] = AskedBy.text,
     no_semantics: Annotated[
         bool, typer.Option("--no-semantics", help="Leave CLIP's signals out of the encoder.")
