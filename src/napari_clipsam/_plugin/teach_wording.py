@@ -151,6 +151,13 @@ def ending(result: TrainResult, seconds: float) -> Hint | None:
             "or with other slices.",
             is_error=True,
         )
+    if result.reason == "no memory":
+        kept = "the best until then is kept" if result.improved else "what you had stays"
+        return Hint(
+            f"Memory ran out after {spent}: {kept}. Close other programs or images, and teach "
+            "again.",
+            is_error=True,
+        )
     if not result.improved:
         so_far = f"Nothing better than before was learnt in {spent}"
         stays = f"(held-out {measure} {result.baseline:.2f}), so what you had stays."
