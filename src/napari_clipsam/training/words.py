@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["WordLearner"]
 
 # Rates of LoRA and of the attention weights themselves, as shares of the adapters' rate.
-_SHARES = {"lora": 1.0, "attention": 0.15}
+_SHARES = {"lora": 0.3, "attention": 0.05}
 _VECTOR_SHARE = 1.0
 
 
