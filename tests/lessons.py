@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from tiny import CLIP_ARCHITECTURE, SAM_CONFIG
@@ -12,16 +14,21 @@ from napari_clipsam.models.sam import Sam
 from napari_clipsam.planes import Plane
 from napari_clipsam.training.samples import Example, Split
 
-__all__ = ["SIDE", "example", "split", "tiny_model"]
+__all__ = ["SIDE", "WINDOWED", "example", "split", "tiny_model"]
 
 SIDE = 64
+#: 8 x 8 tokens, of which a step may look at 4 x 4.
+WINDOWED = replace(SAM_CONFIG, global_attn_indexes=(), window_size=2)
 
 
-def tiny_model(seed: int = 0) -> LoadedModel:
-    """A LoadedModel of tiny networks as torch initialises them, which learn; without adapter."""
+def tiny_model(seed: int = 0, windowed: bool = False) -> LoadedModel:
+    """A LoadedModel of tiny networks as torch initialises them, which learn; without adapter.
+
+    One that is `windowed` has no block that attends globally, so windows of it can be trained on.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        sam = Sam(SAM_CONFIG)
+        sam = Sam(WINDOWED if windowed else SAM_CONFIG)
         clip = build_clip(ClipConfig(CLIP_ARCHITECTURE, input_size=64, surgery_blocks=2))
     return LoadedModel("tiny", sam.requires_grad_(False), clip.requires_grad_(False), None)
 
