@@ -29,6 +29,8 @@ from napari_clipsam.training.samples import Split
 from napari_clipsam.training.settings import FitSettings
 
 TODAY = date(2026, 11, 22)
+#: What a result on mitochondria is called.
+NAME = "mitochondria (em, 22 Nov)"
 MEASURES = {"concept": "Dice", "object": "IoU", "both": "Dice and IoU"}
 
 
@@ -182,3 +184,24 @@ def make_teacher(
         fit or FakeFit(),
         lambda: TODAY,
     )
+
+
+def hint(teacher: Any) -> str:
+    return "" if teacher.state.hint is None else teacher.state.hint.text
+
+
+def engine(teacher: TeachController) -> TeachEngine:
+    assert isinstance(teacher.engine, TeachEngine)
+    return teacher.engine
+
+
+def fit_of(teacher: TeachController) -> FakeFit:
+    assert isinstance(teacher.fit, FakeFit)
+    return teacher.fit
+
+
+def paint(layer: Any, number: int, pixels: int) -> None:
+    """Paint some pixels of a slice, as the brush does."""
+    y, x = np.divmod(np.arange(pixels), layer.data.shape[2])
+    with layer.block_history():
+        layer.data_setitem((np.full(pixels, number), y, x), 1)

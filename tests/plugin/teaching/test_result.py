@@ -1,0 +1,57 @@
+"""Answers before and after a lesson, and what to label next."""
+
+from __future__ import annotations
+
+import numpy as np
+from napari.components import ViewerModel
+from plugin.fakes_teaching import engine, paint
+
+from napari_clipsam._plugin.teaching import TeachController
+
+
+def test_before_and_after_are_shown_on_the_held_out_slice(
+    teacher: TeachController, viewer: ViewerModel, labels: np.ndarray
+) -> None:
+    teacher.teach()
+    assert teacher.state.views == ("before", "after") and teacher.state.view_on == "on slice 12"
+    names = [layer.name for layer in viewer.layers]
+    active = viewer.layers.selection.active
+    teacher.show_view("before")
+    layer = viewer.layers["em before"]
+    assert viewer.dims.current_step[0] == 12
+    assert np.array_equal(np.asarray(layer.data[0]) > 0, labels[12] > 0)
+    corner = viewer.layers["em"].data_to_world((12, 0, 0))
+    assert np.allclose(layer.data_to_world((0, 0, 0)), corner)
+    assert not layer.editable and viewer.layers.selection.active is active
+    assert teacher.state.label_layers[0].value == "mito" and len(teacher.state.label_layers) == 1
+
+    teacher.show_view("after")
+    assert np.array_equal(np.asarray(viewer.layers["em after"].data[0]) > 0, labels[12] > 2)
+    teacher.show_view("")
+    assert [layer.name for layer in viewer.layers] == names
+    teacher.show_view("after")
+    viewer.layers.remove("em after")
+    assert teacher.state.view == ""
+    teacher.show_view("after")
+    teacher.close()
+    assert [layer.name for layer in viewer.layers] == names
+
+
+def test_what_to_label_next_is_where_the_model_is_least_sure(
+    teacher: TeachController, viewer: ViewerModel
+) -> None:
+    teacher.teach()
+    assert [key for key, _ in engine(teacher).ranked] == [
+        n for n in range(20) if n not in (3, 7, 12)
+    ]
+    assert teacher.state.next_slice == "Label next: slice 19 (least sure)"
+    viewer.dims.order = (1, 0, 2)
+    viewer.dims.ndisplay = 3
+    teacher.go()
+    assert viewer.dims.current_step[0] == 19 and viewer.dims.displayed == (1, 2)
+    assert viewer.layers.selection.active is viewer.layers["mito"]
+    teacher.skip()
+    assert teacher.state.next_slice == "Label next: slice 16 (2 of 17)", "not beside the first"
+    assert viewer.dims.current_step[0] == 16
+    paint(viewer.layers["mito"], 19, 700)
+    assert teacher.state.next_slice == "Label next: slice 16 (least sure)"
