@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import types
+from itertools import chain, count
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
+_HEADING = re.compile(r"^#{1,6} +(.+?) *#*$", re.MULTILINE)
 
 
 def code_blocks(page: Path) -> list[str]:
@@ -30,6 +32,17 @@ def code_blocks(page: Path) -> list[str]:
         for match in _FENCE.finditer(text)
         if match.group(1) == "python"
     ]
+
+
+def anchors(text: str) -> set[str]:
+    """Anchors that GitHub gives to the headings of a page."""
+    found: set[str] = set()
+    for heading in _HEADING.findall(_FENCE.sub("", text)):
+        shown = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading)
+        slug = re.sub(r"[^\w\- ]", "", shown.lower()).replace(" ", "-")
+        numbered = (f"{slug}-{number}" for number in count(1))
+        found.add(next(name for name in chain([slug], numbered) if name not in found))
+    return found
 
 
 WITH_CODE = [page for page in PAGES if code_blocks(page)]
@@ -68,6 +81,23 @@ def test_links_lead_to_files_that_are_there(page: Path) -> None:
     local = [target for target in targets if target and "://" not in target]
     missing = [target for target in local if not (page.parent / target).exists()]
     assert not missing
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md"], ids=lambda page: page.stem)
+def test_anchors_name_headings_of_the_pages_they_lead_to(page: Path) -> None:
+    lost = []
+    for target in _LINK.findall(page.read_text("utf-8")):
+        name, _, anchor = target.partition("#")
+        other = page.parent / name if name else page
+        if anchor and "://" not in target and other.suffix == ".md":
+            lost += [target] * (anchor not in anchors(other.read_text("utf-8")))
+    assert not lost
+
+
+def test_anchors_are_made_of_headings_as_github_makes_them() -> None:
+    text = "# What's *new*? (1.0)\n## A `b_c`\n```sh\n# no heading\n```\n"
+    text += "## [Grüße](a.md) - d\n## A b_c\n"
+    assert anchors(text) == {"whats-new-10", "a-b_c", "grüße---d", "a-b_c-1"}
 
 
 def test_the_first_screen_of_the_readme_shows_two_commands_and_their_result() -> None:
