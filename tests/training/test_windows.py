@@ -39,6 +39,15 @@ def test_what_is_shown_is_in_the_window(y: int, x: int, seed: int) -> None:
     assert 0 <= window.row <= 4 and 0 <= window.column <= 4
 
 
+@given(st.integers(0, 31), st.integers(0, 31), st.integers(0, 1 << 16))
+def test_there_is_something_to_click_on_in_the_window(y: int, x: int, seed: int) -> None:
+    shown = torch.zeros(1, 32, 32)
+    shown[0, 5] = 0.4  # a line too thin to click on
+    shown[0, y, x] = 1
+    window = draw_window(shown, SHAPE, torch.Generator().manual_seed(seed))
+    assert (window.cut(shown) > 0.5).any()
+
+
 def test_windows_differ_where_there_is_a_choice() -> None:
     generator = torch.Generator().manual_seed(0)
     drawn = {draw_window(torch.ones(1, 32, 32), SHAPE, generator) for _ in range(200)}

@@ -85,9 +85,10 @@ def draw_window(shown: Tensor, shape: SamConfig, generator: torch.Generator) -> 
     """
     side, step = 2 * shape.window_size, shape.window_size
     scale = shown.shape[-1] // shape.grid
-    amounts = F.avg_pool2d(shown[:, None].float(), side * scale, step * scale)[:, 0]
-    seen = (amounts * (side * scale) ** 2 > 1).sum(dim=0).flatten()
+    # A click needs a cell that is covered by more than half.
+    clear = (shown > 0.5)[:, None].float()
+    seen = (F.max_pool2d(clear, side * scale, step * scale)[:, 0] > 0).sum(dim=0).flatten()
     best = (seen == seen.max()).nonzero()[:, 0]
     chosen = int(best[torch.randint(len(best), (), generator=generator)])
-    row, column = divmod(chosen, amounts.shape[-1])
+    row, column = divmod(chosen, (shape.grid - side) // step + 1)
     return Window(row * step, column * step, side, shape.grid, shape.patch_size)
