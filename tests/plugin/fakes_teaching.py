@@ -23,7 +23,7 @@ from napari_clipsam._plugin.training_thread import SyncTrainer
 from napari_clipsam.adapters.base import AdapterConfig
 from napari_clipsam.adapters.inject import Adapter, build_adapter
 from napari_clipsam.models.registry import LoadedModel
-from napari_clipsam.training.events import Estimate, Preview, TrainEvent, TrainResult
+from napari_clipsam.training.events import Estimate, Preview, Reason, TrainEvent, TrainResult
 from napari_clipsam.training.ranking import Uncertain
 from napari_clipsam.training.samples import Split
 from napari_clipsam.training.settings import FitSettings
@@ -59,13 +59,15 @@ class Asked:
 class FakeFit:
     """Answers with a score after each step; `scores` come one after the other.
 
-    `on_step` is called before each; `error` is raised after the last one.
+    `on_step` is called before each; `error` is raised after the last one; `saves` says whether its
+    state can be written.
     """
 
     scores: tuple[float, ...] = (0.6, 0.78)
     baseline: float = 0.41
-    reason: str = "budget"
+    reason: Reason = "budget"
     error: Exception | None = None
+    saves: bool = True
     on_step: Callable[[], None] = lambda: None
     asked: list[Asked] = field(default_factory=list)
 
@@ -82,6 +84,7 @@ class FakeFit:
     ) -> Iterator[TrainEvent]:
         self.asked.append(Asked(split, settings, start, checkpoint, resume))
         best, reason, curve = self.baseline, self.reason, []
+        resumable = False
 
         def told(stage: Any, step: int, score: float | None, new: bool) -> TrainEvent:
             example = split.held_out[0]
@@ -106,8 +109,9 @@ class FakeFit:
         for step, score in enumerate(self.scores, start=1):
             self.on_step()
             give_way()
-            if checkpoint is not None:
+            if checkpoint is not None and self.saves:
                 checkpoint.write_bytes(b"state")
+                resumable = True
             if stop():
                 reason = "stopped"
                 break
@@ -120,7 +124,15 @@ class FakeFit:
         measure = MEASURES[settings.goal]
         improved = best > self.baseline
         result = TrainResult(
-            adapter, self.baseline, best, improved, measure, split.tested_on, reason, tuple(curve)
+            adapter,
+            self.baseline,
+            best,
+            improved,
+            measure,
+            split.tested_on,
+            reason,
+            tuple(curve),
+            resumable=resumable,
         )
         yield TrainEvent("done", 2, 1.0, 120.0, baseline=self.baseline, best=best, result=result)
 

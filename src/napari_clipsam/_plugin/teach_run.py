@@ -119,7 +119,8 @@ class TeachRun:
 
     def go_on(self) -> None:
         """Teach on from where the last lesson was stopped."""
-        if self._record is not None and self._pair is not None and not self.is_running:
+        is_left = self._to.state.can_go_on and not self.is_running
+        if is_left and self._record is not None and self._pair is not None:
             self.start(replace(self._record, is_stopped=False), self._pair, resume=True)
 
     def close(self) -> None:
@@ -186,12 +187,13 @@ class TeachRun:
             curve = Curve()
             for one in event.result.curve:
                 curve = _with_event(curve, one)
+            note = Hint(event.note) if event.note else None
             changes |= {
                 "curve": curve,
                 "learning": None,
                 "score": teach_wording.score(measure, event.result.baseline, event.result.best),
-                "hint": teach_wording.ending(event.result, event.seconds),
-                "can_go_on": event.result.reason == "stopped",
+                "hint": teach_wording.ending(event.result, event.seconds) or note,
+                "can_go_on": teach_wording.can_go_on(event.result),
             }
         return changes
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "REASSURANCE",
+    "can_go_on",
     "ending",
     "estimate",
     "measure_of",
@@ -141,6 +142,11 @@ def unfinished(found: Record | Unreadable) -> Hint:
     )
 
 
+def can_go_on(result: TrainResult) -> bool:
+    """Whether a lesson was cut short, with its state kept."""
+    return result.reason == "stopped" and result.resumable
+
+
 def ending(result: TrainResult, seconds: float) -> Hint | None:
     """What to say about how a lesson ended; None where all went well."""
     spent, measure = wording.duration(seconds), result.measure
@@ -161,6 +167,6 @@ def ending(result: TrainResult, seconds: float) -> Hint | None:
     if not result.improved:
         so_far = f"Nothing better than before was learnt in {spent}"
         stays = f"(held-out {measure} {result.baseline:.2f}), so what you had stays."
-        more = "Go on, or label more slices." if result.reason == "stopped" else _MORE
+        more = "Go on, or label more slices." if can_go_on(result) else _MORE
         return Hint(f"{so_far} {stays} {more}")
     return None

@@ -109,6 +109,27 @@ def test_a_stop_keeps_the_best_and_can_be_gone_on_from(viewer: ViewerModel, libr
     assert teacher.chosen.adapter == "default", "what it began with"
 
 
+@pytest.mark.parametrize("scores", [(0.6,), (0.2,)])
+def test_where_no_state_was_written_there_is_nothing_to_go_on_from(
+    viewer: ViewerModel, scores: tuple[float, ...]
+) -> None:
+    stack_with_labels(viewer)
+    teacher = make_teacher(viewer, FakeFit(scores, reason="stopped", saves=False))
+    teacher.set_words("mitochondria")
+    teacher.teach()
+    assert not teacher.state.can_go_on and "Go on" not in hint(teacher)
+    teacher.go_on()
+    assert len(fit_of(teacher).asked) == 1
+
+
+def test_what_was_stopped_before_it_got_better_can_be_gone_on_with(viewer: ViewerModel) -> None:
+    stack_with_labels(viewer)
+    teacher = make_teacher(viewer, FakeFit((0.2,), reason="stopped"))
+    teacher.set_words("mitochondria")
+    teacher.teach()
+    assert teacher.state.can_go_on and hint(teacher).endswith("Go on, or label more slices.")
+
+
 def test_the_state_lies_where_the_trainer_expects_it(
     teacher: TeachController, library: Path
 ) -> None:
@@ -166,8 +187,10 @@ def test_a_folder_that_cannot_be_written_is_said_at_once(
     teacher: TeachController, library: Path
 ) -> None:
     library.write_text("a file is in the way")
+    fit_of(teacher).reason = "stopped"
     teacher.teach()
     assert fit_of(teacher).asked[0].checkpoint is None, "it learns all the same"
+    assert not teacher.state.can_go_on
     assert "cannot be written to" in hint(teacher) and teacher.state.can_save
     library.unlink()
     teacher.save_again()
