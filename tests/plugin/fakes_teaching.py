@@ -21,6 +21,7 @@ from napari_clipsam._plugin.settings import Settings
 from napari_clipsam._plugin.teaching import TeachController
 from napari_clipsam._plugin.training_thread import SyncTrainer
 from napari_clipsam.adapters.base import AdapterConfig
+from napari_clipsam.adapters.files import read_header
 from napari_clipsam.adapters.inject import Adapter, build_adapter
 from napari_clipsam.models.registry import LoadedModel
 from napari_clipsam.training.events import Estimate, Preview, Reason, TrainEvent, TrainResult
@@ -146,8 +147,13 @@ class TeachEngine(FakeEngine):
 
     def load(self, setup: Setup) -> Iterator[Loaded]:
         for loaded in super().load(setup):
-            self.ready = loaded
-            yield loaded
+            self.ready = replace(loaded, words=(*loaded.words, *self._taught(setup.adapter)))
+            yield self.ready
+
+    def _taught(self, adapter: str) -> tuple[str, ...]:
+        if adapter in self.in_memory:
+            return self.in_memory[adapter].info.words
+        return read_header(Path(adapter)).info.words if Path(adapter).is_file() else ()
 
     def lend(self, setup: Setup) -> Iterator[Loaded | Lent]:
         yield from self.load(setup)

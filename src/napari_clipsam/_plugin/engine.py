@@ -59,6 +59,10 @@ class Loaded:
     device: str
     words: tuple[str, ...]
 
+    def knows(self, word: str) -> bool:
+        """Whether the adapter has learnt a word, whatever its case and spacing."""
+        return _plain(word) in map(_plain, self.words)
+
 
 @dataclass(frozen=True, eq=False)
 class Ask:
@@ -294,6 +298,10 @@ def _same_model(one: Setup, other: Setup) -> bool:
         other.precision,
         other.cache_bytes,
     )
+
+
+def _plain(word: str) -> str:
+    return " ".join(word.lower().split())
 
 
 def _since(start: float) -> float:

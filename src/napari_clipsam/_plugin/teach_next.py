@@ -37,7 +37,7 @@ class NextSlices:
         self._at = 0
 
     def start(self, pair: Pair, labels: SliceLabels, word: str) -> None:
-        """Look at the unlabelled slices while nobody waits."""
+        """Look at the unlabelled slices while nobody waits; at none if the word is not known."""
         self.stop()
         step = -(-len(labels.unlabelled) // _MOST)
         numbers = labels.unlabelled[:: max(1, step)]
@@ -46,16 +46,16 @@ class NextSlices:
         to, self._pair, self._total = self._to, pair, len(numbers)
         self._labelled = labels.used
         planes = partial(_planes, pair.source(), numbers)
-        to.runner.submit(
-            Job(
-                "teach-next",
-                lambda: to.engine.rank(to.setup, planes(), word),
-                Urgency.IDLE,
-                on_value=self._take,
-                on_done=self._done,
-                on_error=to.on_error,
-            )
-        )
+
+        def work() -> Iterator[Loaded | Uncertain]:
+            setup = to.setup
+            yield from to.engine.load(setup)
+            # Of a word that was not learnt the model is sure everywhere: it finds nothing.
+            if to.engine.ready is not None and to.engine.ready.knows(word):
+                yield from to.engine.rank(setup, planes(), word)
+
+        job = Job("teach-next", work, Urgency.IDLE, self._take, self._done, to.on_error)
+        to.runner.submit(job)
         self._show()
 
     def stop(self) -> None:

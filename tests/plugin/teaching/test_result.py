@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from napari.components import ViewerModel
-from plugin.fakes_teaching import engine, paint
+from plugin.fakes_teaching import FakeFit, engine, make_teacher, paint
 
 from napari_clipsam._plugin.teaching import TeachController
 
@@ -55,3 +56,15 @@ def test_what_to_label_next_is_where_the_model_is_least_sure(
     assert viewer.dims.current_step[0] == 16
     paint(viewer.layers["mito"], 19, 700)
     assert teacher.state.next_slice == "Label next: slice 16 (least sure)"
+
+
+@pytest.mark.parametrize(("word", "is_known"), [("Nuclei ", True), ("blebs", False)])
+def test_where_nothing_was_learnt_only_a_word_that_is_known_has_a_next_slice(
+    viewer: ViewerModel, labels: np.ndarray, word: str, is_known: bool
+) -> None:
+    teacher = make_teacher(viewer, FakeFit((0.2,), reason="no better"))
+    teacher.set_words(word)
+    teacher.teach()
+    assert bool(engine(teacher).ranked) == is_known
+    assert teacher.state.can_go == is_known
+    assert teacher.state.next_slice.endswith("(least sure)") == is_known

@@ -46,6 +46,7 @@ def test_a_stack_that_is_segmented_is_not_swapped_under(pair: Any) -> None:
     segment.segment_stack()
     assert segment.state.adapter == "default" and teacher.state.can_use
     assert hint(teacher).startswith("What was learnt is ready.")
+    assert teacher.state.next_slice == "", "what answers does not know the word yet"
     teacher.use()
     assert segment.state.adapter != "default"
 
