@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from napari_clipsam._plugin.importing import avoid_llvm_clash
 from napari_clipsam._plugin.taught import Lock, Record, free_stem, make_folder, save, title
-from napari_clipsam._plugin.teach_slices import Picked, examples_of, held_out_of
+from napari_clipsam._plugin.teach_slices import Picked, examples_of, held_out_of, tested_of
 from napari_clipsam.errors import ClipSamError, OutputError, Stopped
 
 if TYPE_CHECKING:
@@ -61,13 +61,17 @@ class Prepared:
     ----------
     record : Record
         With its stem.
+    tested : tuple of int
+        Slices that are tested on; empty for a part of the only one.
     tested_on : str
+        The same in words.
     notes : tuple of str
     trouble : OutputError or None
         Why a lesson that is cut off would be lost.
     """
 
     record: Record
+    tested: tuple[int, ...]
     tested_on: str
     notes: tuple[str, ...]
     trouble: OutputError | None = None
@@ -123,7 +127,8 @@ def lesson(
     split = _split(plan, halt)
     folder = adapters_folder()
     record, lock, trouble = _claimed(plan, folder)
-    yield Prepared(record, split.tested_on, split.notes, trouble)
+    tested = tested_of(split, plan.source)
+    yield Prepared(record, tested, split.tested_on, split.notes, trouble)
     events = fit(
         lent.model,
         split,

@@ -57,6 +57,7 @@ class Material:
         self._estimates: dict[tuple[Any, ...], Estimate] = {}
         self._asked: tuple[Any, ...] = ()
         self._missing: Hint | None = None
+        self._splits: dict[tuple[Any, ...], tuple[tuple[int, ...], str]] = {}
 
     # -- layers ------------------------------------------------------------------------------------
 
@@ -165,8 +166,10 @@ class Material:
         if pair is not None and pair.is_like(self.pair):
             return
         self.pair, self.looked, self._picked, self._tested = pair, None, None, None
+        self._splits = {}
         self._watch(None if pair is None else pair.labels)
         self._show()
+        self._to.begin.on_other_layers()
         self.look()
 
     def _watch(self, layer: Labels | None) -> None:
@@ -178,9 +181,13 @@ class Material:
         self._watched = layer
 
     def _on_paint(self, _: object = None) -> None:
-        # Lazily read labels may take long, and cannot be painted in anyway.
-        if self.pair is not None and isinstance(self.pair.array, np.ndarray):
+        if self._is_paintable:
             self.look()
+
+    @property
+    def _is_paintable(self) -> bool:
+        """Whether labels may change: lazy ones do not, and reading them takes long."""
+        return self.pair is not None and isinstance(self.pair.array, np.ndarray)
 
     def _on_data(self, _: object = None) -> None:
         self.on_layers()
@@ -234,15 +241,41 @@ class Material:
                 pair.source(), self._picked, self._tested, to.state.goal, to.runner.check
             )
 
-        to.runner.submit(
-            Job("teach-look", work, Urgency.PREFETCH, on_value=self._saw, on_error=to.on_error)
-        )
+        urgency = Urgency.WORD if to.begin.is_asked else Urgency.PREFETCH
+        job = Job("teach-look", work, urgency, on_value=self._saw, on_error=to.begin.on_error)
+        to.runner.submit(job)
+
+    def look_again(self) -> None:
+        """Look at labels that may have changed with nobody noticing."""
+        if self.looked is None or self._is_paintable:
+            self.look()
+        else:
+            self._to.begin.on_looked(self.looked)
+
+    def on_split(self, record: Record, tested: tuple[int, ...], tested_on: str) -> None:
+        """A lesson says what it tests on."""
+        if self.pair is None or self.pair.names != (record.image, record.labels):
+            return
+        picked = Picked(record.slices, record.partial)
+        self._splits[picked, record.tested, record.goal] = tested, tested_on
+        if self.looked is not None:
+            self.looked = self._settled(self.looked)
+            self._show()
+
+    def _settled(self, looked: Looked) -> Looked:
+        """What was seen, tested on what the lesson about it was tested on."""
+        split = self._splits.get((looked.picked, self._tested, self._to.state.goal))
+        if split is None:
+            return looked
+        return replace(looked, tested=split[0], tested_on=split[1], is_guess=False)
 
     def _saw(self, looked: Looked) -> None:
-        self.looked = looked
+        self.looked = self._settled(looked) if looked.is_guess else looked
         self._to.next.leave_out(self.pair, looked.labels.used)
         self._show()
-        self.estimate()
+        self._to.begin.on_looked(self.looked)
+        if not self._to.run.is_running:
+            self.estimate()
 
     def _show(self) -> None:
         """Show pair and slices as they are."""
@@ -253,6 +286,7 @@ class Material:
             slices = str(looked.picked)
             tested_edit = written(looked.tested or self._tested or ())
             tested_on = tested_edit if looked.tested else looked.tested_on
+            tested_on = f"probably {tested_on}" if looked.is_guess else tested_on
             note = teach_wording.slices_note(looked, is_stack)
         to.update(
             slices=slices if is_stack else "",

@@ -162,6 +162,7 @@ class TeachRun:
 
     def _prepared(self, event: Prepared) -> dict[str, Any]:
         self._record, self._tested_on = event.record, event.tested_on
+        self._to.material.on_split(event.record, event.tested, event.tested_on)
         hint = None
         if event.trouble is not None:
             hint = Hint(f"{event.trouble} Until then this lesson is lost if napari ends.")

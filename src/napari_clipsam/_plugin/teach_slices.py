@@ -18,10 +18,19 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_clipsam._plugin.teach_pair import Slices
-    from napari_clipsam.training.samples import Example, SliceLabels
+    from napari_clipsam.training.samples import Example, SliceLabels, Split
     from napari_clipsam.training.settings import Goal
 
-__all__ = ["Looked", "Picked", "examples_of", "held_out_of", "look", "parse", "written"]
+__all__ = [
+    "Looked",
+    "Picked",
+    "examples_of",
+    "held_out_of",
+    "look",
+    "parse",
+    "tested_of",
+    "written",
+]
 
 _ENTRY = re.compile(r"(\d+)(?:-(\d+))?(~?)")
 #: Pixels of labels that are held at a time only to say what would be tested on.
@@ -61,6 +70,8 @@ class Looked:
         Slices that would be tested on; empty for a part of the only one.
     tested_on : str
         The same in words; "" where nothing can be learnt.
+    is_guess : bool
+        Whether another slice may be tested on in the end: labels of very many were not compared.
     notes : tuple of str
     fault : InputError or None
         Why nothing can be learnt.
@@ -70,6 +81,7 @@ class Looked:
     picked: Picked
     tested: tuple[int, ...] = ()
     tested_on: str = ""
+    is_guess: bool = False
     notes: tuple[str, ...] = ()
     fault: InputError | None = None
 
@@ -138,8 +150,7 @@ def look(
     try:
         _check_chosen(chosen, labels, tested)
         if not _is_small(source, chosen):
-            held = tested or chosen.numbers[-max(1, round(0.2 * len(chosen.numbers))) :]
-            yield Looked(labels, chosen, held, f"slices {written(held)}")
+            yield _guessed(source, labels, chosen, tested)
             return
         examples = _examples(chosen, read, source.pixelless)
         held_out = held_out_of(chosen, tested)
@@ -147,16 +158,14 @@ def look(
     except InputError as error:
         yield Looked(labels, chosen, fault=error)
         return
-    of_train = {example.plane.name for example in split.train}
-    numbers = {
-        example.plane.name: number for number, example in zip(chosen.numbers, examples, strict=True)
-    }
-    held = tuple(
-        numbers[example.plane.name]
-        for example in split.held_out
-        if example.plane.name not in of_train
-    )
-    yield Looked(labels, chosen, held, split.tested_on, split.notes)
+    yield Looked(labels, chosen, tested_of(split, source), split.tested_on, notes=split.notes)
+
+
+def tested_of(split: Split, source: Slices) -> tuple[int, ...]:
+    """Slices that are tested on alone; none where that is a part of the only one."""
+    of_train = {source.number(example.plane) for example in split.train}
+    held = {source.number(example.plane) for example in split.held_out}
+    return tuple(sorted(held - of_train))
 
 
 def examples_of(
@@ -221,6 +230,20 @@ def _check_chosen(picked: Picked, labels: SliceLabels, tested: tuple[int, ...] |
             f"Slice {apart[0]} is to be tested on, but is not among the labelled slices. Add it "
             "to them."
         )
+
+
+def _guessed(
+    source: Slices, labels: SliceLabels, picked: Picked, tested: tuple[int, ...] | None
+) -> Looked:
+    """What is likely tested on where there are too many labels to compare them."""
+    from napari_clipsam.training.naming import name_planes
+
+    numbers = picked.numbers
+    if len(numbers) == 1 and not tested:
+        where = name_planes([source.pixelless(numbers[0])])
+        return Looked(labels, picked, tested_on=f"a quarter of {where}", is_guess=True)
+    held = tested or numbers[-max(1, round(0.2 * len(numbers))) :]
+    return Looked(labels, picked, held, f"slices {written(held)}", is_guess=tested is None)
 
 
 def _is_small(source: Slices, picked: Picked) -> bool:

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from psygnal import Signal
 
-from napari_clipsam._plugin import commands, teach_wording, wording
-from napari_clipsam._plugin.state import Hint
-from napari_clipsam._plugin.taught import Record
+from napari_clipsam._plugin import commands, wording
+from napari_clipsam._plugin.teach_begin import Beginning
 from napari_clipsam._plugin.teach_lost import LostLessons
 from napari_clipsam._plugin.teach_material import Material
 from napari_clipsam._plugin.teach_next import NextSlices
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from napari_clipsam._plugin.engine import Engine, Loaded, Setup
     from napari_clipsam._plugin.runner import Runner
     from napari_clipsam._plugin.settings import Settings
+    from napari_clipsam._plugin.taught import Record
     from napari_clipsam._plugin.teach_lesson import Fit
     from napari_clipsam._plugin.teach_pair import Pair
     from napari_clipsam._plugin.teach_state import View
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from napari_clipsam.training.settings import Goal
 
 __all__ = ["TeachController"]
-
-_HISTORY = 20
 
 
 class TeachController:
@@ -87,6 +85,7 @@ class TeachController:
         self.state = TeachState()
         self.device = ""
         self.next = NextSlices(self)
+        self.begin = Beginning(self)
         self.run = TeachRun(self)
         self.material = Material(self)
         self.lost = LostLessons(self)
@@ -147,10 +146,11 @@ class TeachController:
 
     def teach(self) -> None:
         """Begin a lesson."""
-        self._guarded(self._teach)
+        self._guarded(self.begin.ask)
 
     def stop(self) -> None:
         """End the lesson; what is best so far is kept."""
+        self.begin.drop()
         self.run.stop()
 
     def go_on(self) -> None:
@@ -198,6 +198,7 @@ class TeachController:
         if self._closed:
             return
         self._closed = True
+        self.begin.drop()
         self.run.close()
         self.next.stop()
         for kind in ("teach-look", "teach-estimate", "teach-files"):
@@ -272,53 +273,6 @@ class TeachController:
                 dims.set_point(ahead + axis, world[axis])
         if label and pair.labels in self.viewer.layers:
             self.viewer.layers.selection.active = pair.labels
-
-    # -- lessons -----------------------------------------------------------------------------------
-
-    def _teach(self) -> None:
-        from napari_clipsam.training.samples import check_words
-
-        if self.run.is_running:
-            return
-        pair, looked = self.material.fresh_pair(), self.material.looked
-        words = tuple(word for word in self.state.words.split(",") if word.strip())
-        if pair is None:
-            self.update(hint=teach_wording.no_labels(self.state.image, True))
-        elif not words:
-            self.update(hint=teach_wording.no_words())
-        elif looked is None:
-            self.update(hint=Hint("The labels are still being looked at. Try again in a moment."))
-        elif looked.fault is not None:
-            self.on_error(looked.fault)
-        else:
-            words = check_words(words)
-            history = (*words, *(w for w in self.state.history if w not in words))[:_HISTORY]
-            self.update(history=history, hint=None)
-            self.next.stop()
-            self.lost.forget_of(pair, words)
-            self.run.start(self._record(pair, words), pair)
-
-    def _record(self, pair: Pair, words: tuple[str, ...]) -> Record:
-        looked, (minutes, steps), setup = self.material.looked, self.budget, self.setup
-        assert looked is not None
-        image, labels = pair.names
-        return Record(
-            stem="",
-            words=words,
-            image=image,
-            labels=labels,
-            shape=pair.image.shape,
-            first=pair.first,
-            axis=pair.axis,
-            slices=looked.picked.numbers,
-            partial=looked.picked.partial,
-            tested=self.material.tested,
-            goal=self.state.goal,
-            minutes=minutes,
-            steps=steps,
-            model=setup.model,
-            adapter=setup.adapter,
-        )
 
     # -- reactions ---------------------------------------------------------------------------------
 

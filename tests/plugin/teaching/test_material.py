@@ -88,6 +88,51 @@ def test_what_is_painted_later_is_found(teacher: TeachController, viewer: Viewer
     )
 
 
+def test_strokes_that_were_undone_are_not_learnt_from(
+    teacher: TeachController, viewer: ViewerModel
+) -> None:
+    paint(viewer.layers["mito"], 16, 40)
+    viewer.layers["mito"].undo()
+    teacher.teach()
+    (asked,) = fit_of(teacher).asked
+    assert [one.plane.index["0"] for one in asked.split.train + asked.split.held_out] == [3, 7, 12]
+    assert teacher.state.slices == "3, 7, 12"
+
+
+def test_where_all_strokes_were_undone_nothing_begins(viewer: ViewerModel) -> None:
+    stack_with_labels(viewer, labelled=())
+    paint(viewer.layers["mito"], 5, 700)
+    teacher = make_teacher(viewer)
+    teacher.set_words("mitochondria")
+    viewer.layers["mito"].undo()
+    teacher.teach()
+    assert hint(teacher).startswith("No slice is labelled.") and not fit_of(teacher).asked
+    assert teacher.state.busy is None and teacher.state.slices == ""
+
+
+def test_of_very_many_labels_the_lesson_says_what_is_tested_on(
+    viewer: ViewerModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("napari_clipsam._plugin.teach_slices._MOST_PIXELS", 0)
+    stack_with_labels(viewer, labelled=(3, 12, 14))
+    teacher = make_teacher(viewer)
+    teacher.set_words("mitochondria")
+    assert teacher.state.tested_on == "probably 14"
+    teacher.teach()
+    assert teacher.state.tested_on == teacher.state.tested_edit == "3", "further from the others"
+    assert "on slice 3" in teacher.state.score_tip
+    teacher.set_tested_on("12")
+    assert teacher.state.tested_on == "12"
+
+
+def test_of_a_very_large_slice_a_part_is_tested_on(
+    viewer: ViewerModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("napari_clipsam._plugin.teach_slices._MOST_PIXELS", 0)
+    stack_with_labels(viewer, labelled=(5,))
+    assert make_teacher(viewer).state.tested_on == "probably a quarter of slice 5"
+
+
 def test_slices_are_edited_and_chosen_by_the_tool_again(teacher: TeachController) -> None:
     teacher.set_slices("3, 12")
     assert (teacher.state.slices, teacher.state.tested_on) == ("3, 12", "12")
