@@ -6,7 +6,7 @@ Nothing here is imported with torch before the first job runs.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from napari_clipsam._plugin.importing import avoid_llvm_clash
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from napari_clipsam.prompts import Prompts
     from napari_clipsam.session.objects import Box, PlaneKey, SessionObject
     from napari_clipsam.session.restoring import Recipe
+    from napari_clipsam.training.budget import Probe
     from napari_clipsam.training.events import Estimate
     from napari_clipsam.training.ranking import Uncertain
     from napari_clipsam.training.settings import FitSettings
@@ -133,6 +134,8 @@ class Engine:
     ready: Loaded | None = None
     _segmenter: Segmenter | None = field(default=None, repr=False)
     _setup: Setup | None = None
+    # What was tried out last, and what for.
+    _tried: tuple[tuple[Setup, int, FitSettings], Probe] | None = field(default=None, repr=False)
 
     def load(self, setup: Setup) -> Iterator[Loaded]:
         """Load what the setup names; yields only if something was loaded.
@@ -257,12 +260,16 @@ class Engine:
     def estimate(
         self, setup: Setup, n_planes: int, settings: FitSettings
     ) -> Iterator[Loaded | Estimate]:
-        """Try out what teaching will need."""
-        yield from self.load(setup)
-        from napari_clipsam.training.budget import estimate
+        """Say what teaching will need; tried out once for all budgets."""
+        about = (setup, n_planes, replace(settings, minutes=None, steps=1))
+        if self._tried is None or self._tried[0] != about:
+            yield from self.load(setup)
+            from napari_clipsam.training.budget import probe
 
-        segmenter = self._ready
-        yield estimate(segmenter.model, n_planes, settings, segmenter.adapter, self.check)
+            segmenter = self._ready
+            found = probe(segmenter.model, n_planes, settings, segmenter.adapter, self.check)
+            self._tried = about, found
+        yield self._tried[1].estimate(n_planes, settings)
 
     def rank(
         self, setup: Setup, planes: Iterable[tuple[Hashable, Plane]], word: str

@@ -1,0 +1,46 @@
+"""What the engine keeps between two questions."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from napari_clipsam._plugin.engine import Engine, Setup
+from napari_clipsam.training.budget import Probe
+from napari_clipsam.training.events import Estimate
+from napari_clipsam.training.settings import FitSettings
+
+
+def test_what_teaching_needs_is_tried_out_once_for_all_budgets(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tried: list[tuple[Any, ...]] = []
+
+    def probe(model: Any, n_planes: int, settings: FitSettings, start: Any, check: Any) -> Probe:
+        tried.append((model.name, n_planes, settings.goal, start is None))
+        return Probe(0.5, 0.0, 0.1, 0.1, 1000, 2000, 3000)
+
+    monkeypatch.setattr("napari_clipsam.training.budget.probe", probe)
+    engine = Engine(lambda: None)
+    setup, settings = Setup(device="cpu"), FitSettings(minutes=1)
+
+    def asked(setup: Setup, n_planes: int, settings: FitSettings) -> Estimate:
+        *_, found = engine.estimate(setup, n_planes, settings)
+        assert isinstance(found, Estimate)
+        return found
+
+    short = asked(setup, 2, settings)
+    assert asked(setup, 2, replace(settings, minutes=10)).seconds > short.seconds
+    assert asked(setup, 2, replace(settings, minutes=None, steps=7)).steps == 7
+    assert tried == [("starter", 2, "concept", False)]
+
+    asked(setup, 2, replace(settings, goal="both"))
+    asked(setup, 3, settings)
+    asked(replace(setup, adapter="none"), 3, settings)
+    assert tried[1:] == [
+        ("starter", 2, "both", False),
+        ("starter", 3, "concept", False),
+        ("starter", 3, "concept", True),
+    ]
