@@ -339,7 +339,8 @@ class _Run:
             reason,
             tuple(self.curve),
             {"seconds": self.seconds, "steps": self.step, "planes": len(self.split.train)},
-            resumable=self.checkpoint is not None and self.learner is not None,
+            # Stopped before it went on, a resumed run leaves the state that it had.
+            resumable=self.checkpoint is not None and (self.learner is not None or self.resume),
         )
         note = " ".join(part for part in (note, trouble) if part)
         preview = self.best_scores.preview
