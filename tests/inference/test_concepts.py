@@ -65,6 +65,9 @@ class Oracle:
         crop[..., : part.shape[0], : part.shape[1]] = torch.tensor(part, dtype=torch.float32)
         return crop
 
+    def object_embedding(self, view: View, word: str) -> Tensor:
+        return self.embedding(view, word)
+
     def run(
         self,
         embedding: Tensor,

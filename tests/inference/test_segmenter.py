@@ -345,6 +345,24 @@ def test_an_adapter_may_leave_objects_to_the_base_s_decoder(
     assert not np.array_equal(found.objects[0].logits, other.objects[0].logits)
 
 
+def test_an_adapter_may_leave_objects_to_the_base_altogether(
+    segmenter: Segmenter, make_adapter: MakeAdapter, make_plane: MakePlane
+) -> None:
+    segmenter.set_plane(make_plane())
+    click = Prompts("nuclei", points=[(20, 20)])
+    segmenter.set_adapter(None)
+    base = {o.logits.tobytes() for o in masks_of(segmenter.predict(click))}
+    for changes in ({"own_objects": False}, {"own_objects": False, "conditioned_objects": False}):
+        segmenter.set_adapter(make_adapter(threshold=0.0, **changes))
+        found = {o.logits.tobytes() for o in masks_of(segmenter.predict(click))}
+        assert (found == base) == ("conditioned_objects" in changes)
+
+
+def masks_of(prediction: Prediction) -> tuple[ObjectMask, ...]:
+    """All masks of an answer."""
+    return prediction.objects + prediction.alternatives
+
+
 def prompts_seen(segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch) -> dict[str, list]:
     """What the decoder is asked from now on."""
     decoder, seen = segmenter._decoder, {}
