@@ -27,6 +27,7 @@ __all__ = [
     "points_from_map",
     "similarity_map",
     "text_vector",
+    "valid_patches",
 ]
 
 Normalisation = Literal["token", "channel"]
@@ -140,6 +141,13 @@ def plane_cells(resized: Tensor, input_size: int, size: int) -> Tensor:
     centres = (torch.arange(size, device=resized.device) + 0.5) * (input_size / size)
     inside = centres < resized.clamp_min(input_size / size)[:, :, None]
     return (inside[:, 0, :, None] & inside[:, 1, None, :])[:, None]
+
+
+def valid_patches(resized: Tensor, input_size: int, grid: int) -> Tensor:
+    """Patches (B, grid * grid) that show any of their planes; see `plane_cells` for `resized`."""
+    line = torch.arange(grid, device=resized.device) * (input_size / grid)
+    inside = line < resized[:, :, None]
+    return (inside[:, 0, :, None] & inside[:, 1, None, :]).flatten(1)
 
 
 def points_from_map(

@@ -20,7 +20,7 @@ from napari_clipsam.inference.devices import autocast, require_finite, synchroni
 from napari_clipsam.inference.trunks import TensorCache
 from napari_clipsam.models.identity import tensor_identity
 from napari_clipsam.models.sam import default_split, normalise_pixels
-from napari_clipsam.semantics import Signals, make_signals, text_vector
+from napari_clipsam.semantics import Signals, make_signals, text_vector, valid_patches
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator
@@ -193,7 +193,9 @@ class PlaneEncoder:
         dense = self.dense(view)
         with self.timed("signals"):
             normalisation = "channel" if self.adapter is None else self.adapter.config.normalisation
-            return make_signals(dense, text[None], normalisation, self._valid(view))
+            size = view.frame.input_size
+            valid = valid_patches(self.resized(view), size, self.clip.grid)
+            return make_signals(dense, text[None], normalisation, valid)
 
     def embedding(self, view: View, word: str | None) -> Tensor:
         """Image embedding (1, C, G, G), conditioned where there is an adapter.
@@ -239,14 +241,6 @@ class PlaneEncoder:
         size = view.frame.input_size
         h, w = pixels.shape[1:]
         return F.pad(pixels, (0, size - w, 0, size - h))[None]
-
-    def _valid(self, view: View) -> Tensor:
-        """Patches (1, N) that show any of the plane."""
-        grid = self.clip.grid
-        cell = view.frame.input_size / grid
-        h, w = view.frame.resized
-        line = torch.arange(grid, device=self.device) * cell
-        return ((line < h)[:, None] & (line < w)[None, :]).flatten()[None]
 
     def _run_trunk(self, view: View) -> Tensor:
         with self.timed("trunk"), autocast(self.device, self.dtype):

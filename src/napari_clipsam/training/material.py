@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from napari_clipsam.inference.devices import autocast
-from napari_clipsam.semantics import Signals, make_signals, text_vector
+from napari_clipsam.semantics import Signals, make_signals, text_vector, valid_patches
 from napari_clipsam.training.starting import absent_words
 from napari_clipsam.training.views import Batch, View, gather
 
@@ -109,7 +109,8 @@ class Material:
             text_vector(self.features[word], self.redundant, self.adapter.delta(word))
             for word in words
         ]
-        valid = _valid(batch.resized, self.model.clip.grid, self.model.sam.config.input_size)
+        size, grid = self.model.sam.config.input_size, self.model.clip.grid
+        valid = valid_patches(batch.resized, size, grid)
         normalisation = self.adapter.config.normalisation
         return make_signals(dense.float(), torch.stack(texts), normalisation, valid)
 
@@ -129,10 +130,3 @@ class Material:
             replace(view, dense=self.dense_of(view), pixels=view.pixels if keep_pixels else None)
             for view in self.views
         ]
-
-
-def _valid(resized: Tensor, grid: int, size: int) -> Tensor:
-    """Patches (B, N) that show any of their planes."""
-    line = torch.arange(grid, device=resized.device) * (size / grid)
-    inside = line < resized[:, :, None]
-    return (inside[:, 0, :, None] & inside[:, 1, None, :]).flatten(1)
