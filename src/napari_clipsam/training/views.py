@@ -185,7 +185,7 @@ class ViewMaker:
         concept, known, ids, is_known = self._targets(example, crop, frame)
         tuned = self.adapter.clip_tuning is not None
         tokens = dense = None
-        normal = normalise_pixels(pixels.float())[None] * _inside(frame, self.device)
+        normal = _normalised(pixels[None], [frame.resized])
         with autocast(self.device, self.dtype):
             if self.cache_trunk:
                 tokens = require_finite(self.sam.trunk(normal, self.adapter.split, self.check))
@@ -241,8 +241,7 @@ def gather(views: Sequence[View]) -> Batch:
     device = views[0].concept.device
     resized = torch.tensor([view.resized for view in views], device=device)
     if pixels is not None:
-        inside = torch.stack([_inside_of(view.resized, pixels.shape[-1], device) for view in views])
-        pixels = normalise_pixels(pixels) * inside
+        pixels = _normalised(pixels, [view.resized for view in views])
     return Batch(
         resized,
         pixels,
@@ -267,11 +266,8 @@ def _resized(values: Tensor, shape: tuple[int, int]) -> Tensor:
     return F.interpolate(values[None, None], shape, mode="bilinear", align_corners=False)[0, 0]
 
 
-def _inside(frame: Frame, device: torch.device) -> Tensor:
-    return _inside_of(frame.resized, frame.input_size, device)
-
-
-def _inside_of(resized: tuple[int, int], size: int, device: torch.device) -> Tensor:
-    """Mask (1, S, S) of the pixels that show the plane; padding is 0 after normalisation."""
-    line = torch.arange(size, device=device)
-    return ((line < resized[0])[:, None] & (line < resized[1])[None])[None].float()
+def _normalised(pixels: Tensor, resized: Sequence[tuple[int, int]]) -> Tensor:
+    """Pixels (B, 3, S, S) as the networks take them; what does not show the plane is 0."""
+    line = torch.arange(pixels.shape[-1], device=pixels.device)
+    inside = [(line < height)[:, None] & (line < width)[None] for height, width in resized]
+    return normalise_pixels(pixels.float()) * torch.stack(inside)[:, None]
