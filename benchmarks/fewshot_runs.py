@@ -13,8 +13,8 @@ __all__ = [
     "ABLATION_SETS",
     "EXPERIMENTS",
     "NEXT",
+    "PAIR",
     "SETS",
-    "SHOTS_VARIANTS",
     "VARIANTS",
     "Budget",
     "Results",
@@ -75,17 +75,21 @@ class Variant:
         Go on from the starter's adapter, or make a new one for the base.
     all_blocks : bool
         Condition every block of the encoder.
+    times : int
+        Of the budget.
     """
 
     says: str
     settings: dict[str, Any] = field(default_factory=dict)
     from_starter: bool = False
     all_blocks: bool = False
+    times: int = 1
 
 
 #: Of those from the base, each differs from ``base`` in what it says and nothing else.
 VARIANTS = {
-    "starter": Variant("from the starter's adapter (what the plugin does)", from_starter=True),
+    "longer": Variant("what the plugin does, three times as long", from_starter=True, times=3),
+    "starter": Variant("what the plugin does: from the starter's adapter", from_starter=True),
     "base": Variant(
         "from the base: semantics, last third, zero init, CLIP adapted, trained by text"
     ),
@@ -99,9 +103,11 @@ VARIANTS = {
     "CLIP frozen": Variant("... CLIP frozen", {"clip_tuning": "none"}),
     "clicks": Variant("... trained with clicks", {"concept_prompts": "clicks"}),
 }
+#: What is compared for every number of planes, and with which number the plugin's own way is shown.
 #: With semantics and without start from the base: the starter's adapter was trained with them, so
 #: without them it would start from something incomplete.
-SHOTS_VARIANTS = ("starter", "base", "no semantics")
+PAIR = ("base", "no semantics")
+_OWN = {5: "longer", 1: "starter"}
 #: What is labelled in addition to one plane: the two that the app would propose first, the two that
 #: are unsure and lie apart, two drawn, the two it would propose last.
 NEXT = ("one", "first", "spread", "random", "last")
@@ -126,7 +132,7 @@ class Budget:
     @property
     def seconds(self) -> float:
         """About how long a training takes."""
-        return 60 * self.minutes if self.minutes is not None else 20 + 0.3 * (self.steps or 0)
+        return 60 * self.minutes if self.minutes is not None else 15 + 0.3 * (self.steps or 0)
 
 
 @dataclass(frozen=True)
@@ -150,7 +156,8 @@ class Run:
     def seconds(self) -> float:
         """About how long it takes."""
         if self.budget:
-            return Budget.parse(self.budget).seconds + _AROUND
+            times = VARIANTS[self.variant].times if self.variant in VARIANTS else 1
+            return times * Budget.parse(self.budget).seconds + _AROUND
         return _UNTRAINED[self.task]
 
     def __str__(self) -> str:
@@ -170,6 +177,7 @@ def _ablation(sets: Sequence[str], shots: Sequence[int], seed: int, budget: str)
         for name in sets
         if name in ABLATION_SETS
         for variant in VARIANTS
+        if VARIANTS[variant].times == 1
     ]
 
 
@@ -177,7 +185,7 @@ def _shots(sets: Sequence[str], shots: Sequence[int], seed: int, budget: str) ->
     return [
         Run("train", name, variant, count, seed, budget)
         for count in shots
-        for variant in SHOTS_VARIANTS
+        for variant in (*((_OWN[count],) if count in _OWN else ()), *PAIR)
         for name in sets
         if count <= SETS[name].planes
     ]

@@ -44,6 +44,9 @@ _CACHE = 1 << 29
 #: Planes that are labelled in addition to the first one.
 _MORE = 2
 _NO_END = 1 << 30
+#: Views that a minute of one core has time for (`trainer.ENCODE_SHARE`); a budget of steps leaves
+#: their number open.
+_VIEWS_A_MINUTE, _MOST_VIEWS = 18, 12
 
 
 @dataclass(eq=False)
@@ -145,9 +148,11 @@ def settings_of(bench: Bench, run: Run) -> FitSettings:
     """What the trainer is asked for."""
     variant = VARIANTS.get(run.variant, VARIANTS["starter"])
     depth, budget = bench.model.sam.config.depth, Budget.parse(run.budget)
+    views = variant.times * _VIEWS_A_MINUTE // max(1, run.shots - 1)
     return FitSettings(
-        minutes=budget.minutes,
-        steps=budget.steps,
+        minutes=None if budget.minutes is None else variant.times * budget.minutes,
+        steps=None if budget.steps is None else variant.times * budget.steps,
+        views=None if budget.steps is None else max(2, min(views, _MOST_VIEWS)),
         seed=run.seed,
         n_conditioned=depth if variant.all_blocks else None,
         # Some variants first lose what the base can do and recover late: none is ended early.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -359,3 +361,19 @@ def test_gradients_reach_the_embedding_and_the_decoder(adapter: Adapter, window:
     torch.stack(list(terms.values())).sum().backward()
     assert seen.embedding.grad is not None and seen.embedding.grad.abs().sum() > 0
     assert any(p.grad is not None and p.grad.any() for p in adapter.mask_decoder.parameters())
+
+
+# ---------------------------------------------------------------- structures that cover most
+
+
+def test_of_a_structure_that_covers_most_the_gaps_are_found(adapter: Adapter) -> None:
+    """Marking everything costs what missing a structure does, not what a few gaps do."""
+    structure, seen = scene(0), conditioned(WHOLE, [True, True])
+    covering = replace(structure, concept=1 - structure.concept)
+    assert (covering.concept * covering.known).mean() > 0.5
+    marked = torch.full((2, CELLS, CELLS), 8.0)
+    with recorded(lambda asked: marked):
+        with_gaps = concept(adapter, seen, covering, by_clicks=False)["mask"]
+    with recorded(lambda asked: -marked):
+        missed = concept(adapter, seen, structure, by_clicks=False)["mask"]
+    torch.testing.assert_close(with_gaps, missed)

@@ -26,6 +26,7 @@ from napari_clipsam.training.material import Material
 from napari_clipsam.training.samples import Split
 from napari_clipsam.training.scoring import held_out_scores
 from napari_clipsam.training.settings import FitSettings
+from napari_clipsam.training.settling import SHARES
 from napari_clipsam.training.starting import prepare_adapter
 from napari_clipsam.training.trainer import fit
 from napari_clipsam.training.words import WordLearner
@@ -186,6 +187,7 @@ def test_the_adapter_says_how_it_was_made(run: list[TrainEvent]) -> None:
     info = result_of(run).adapter.info
     assert info.words == ("blobs",)
     assert info.provenance["settings"]["steps"] == QUICK.steps
+    assert info.provenance["share"] in (*SHARES, 1.0)
     assert info.provenance["planes"] == ["stack Z=0", "stack Z=1", "stack Z=2"]
     assert info.scores["tested_on"] == "slice 3"
     assert info.scores["after"]["dice"] == pytest.approx(result_of(run).best)
@@ -254,6 +256,22 @@ def test_a_budget_of_minutes_is_kept(model: LoadedModel) -> None:
     result = result_of(list(fit(model, split(), replace(QUICK, steps=None, minutes=0.03))))
     assert time.perf_counter() - start < 6
     assert result.reason == "budget"
+
+
+def test_settling_is_left_out_where_it_would_take_long(
+    model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure = trainer.Scorer.measure
+
+    def slow(self: trainer.Scorer, adapter: Adapter | None) -> Any:
+        time.sleep(0.4)
+        return measure(self, adapter)
+
+    monkeypatch.setattr(trainer.Scorer, "measure", slow)
+    settled: list[int] = []
+    monkeypatch.setattr(trainer, "settle", lambda *_: settled.append(1))
+    list(fit(model, split(), replace(QUICK, steps=None, minutes=0.05)))
+    assert not settled
 
 
 def test_way_is_given_between_steps(model: LoadedModel) -> None:

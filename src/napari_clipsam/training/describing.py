@@ -37,6 +37,7 @@ def describe(
     scorer: Scorer,
     scores: tuple[Scores, Scores],
     step: int,
+    share: float,
     seconds: float,
 ) -> None:
     """Fill in `Adapter.info`; the same for the same seed, but where time was short.
@@ -49,6 +50,8 @@ def describe(
         Before the training, and of the adapter.
     step : int
         At which it was best.
+    share : float
+        Of what was learnt then that it holds (see `settling`).
     seconds : float
         That asking for absent words may take.
     """
@@ -67,6 +70,7 @@ def describe(
             "settings": settings.to_json(),
             "planes": [example.plane.name for example in split.train],
             "steps": step,
+            "share": share,
         },
         scores={
             "tested_on": split.tested_on,

@@ -88,6 +88,7 @@ def concept_terms(
     window = seen.window
     known = window.cut(batch.known) * seen.present[:, None, None]
     target = window.cut(batch.concept) * known
+    covering = _covering(batch)
     offset = window.offset(target)
     points, labels = made.points, torch.ones_like(made.points[..., 0], dtype=torch.long)
     if by_clicks:
@@ -106,7 +107,7 @@ def concept_terms(
         )
         found = {}
         if seen.present.any():
-            found = _mask_terms(decoded, target, known, seen.present, loss)
+            found = _mask_terms(decoded, target, known, covering, seen.present, loss)
         terms = {k: terms[k] + v if k in terms else v for k, v in found.items()}
         if round_number == 0:
             token = decoded.iou_token
@@ -214,12 +215,32 @@ def _decode(
     return decode(adapter.mask_decoder, embedding, places, sparse, dense, multimask)
 
 
+def _covering(batch: Batch) -> Tensor:
+    """Whether the structure covers most of a view (B,).
+
+    Marking everything then scores well, so what is to be found is the gaps.
+    """
+    cells = batch.known.sum(dim=(1, 2))
+    return (batch.concept * batch.known).sum(dim=(1, 2)) > cells / 2
+
+
 def _mask_terms(
-    decoded: Decoded, target: Tensor, known: Tensor, present: Tensor, weights: LossWeights
+    decoded: Decoded,
+    target: Tensor,
+    known: Tensor,
+    covering: Tensor,
+    present: Tensor,
+    weights: LossWeights,
 ) -> dict[str, Tensor]:
     """Mean over the views in which the word is there."""
     logits, share = decoded.logits.float()[:, 0], present.float()
-    losses = mask_loss(logits, target, weights, known)
+    gaps = covering[:, None, None]
+    losses = mask_loss(
+        torch.where(gaps, -logits, logits),
+        torch.where(gaps, known - target, target),
+        weights,
+        known,
+    )
     quality = soft_iou(logits, target, known)
     errors = (decoded.iou.float()[:, 0] - quality).square()
     total = share.sum()

@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from napari_clipsam.adapters.files import round_as_stored
 from napari_clipsam.errors import OutOfMemory, OutputError, Stopped
 from napari_clipsam.inference.devices import free_memory, memory_guard, training_dtype
@@ -21,6 +23,7 @@ from napari_clipsam.training.learning import Means
 from napari_clipsam.training.material import Material
 from napari_clipsam.training.scoring import Scorer
 from napari_clipsam.training.settings import FitSettings
+from napari_clipsam.training.settling import settle
 from napari_clipsam.training.starting import prepare_adapter
 from napari_clipsam.training.views import View, ViewMaker
 from napari_clipsam.training.words import WordLearner
@@ -40,6 +43,8 @@ _MOST_VIEWS, _ALL_VIEWS, ENCODE_SHARE = 12, 64, 0.15
 BATCH = {"cpu": 1, "gpu": 4}
 # Of what is left when the views are made, where CLIP is tuned.
 WORDS_SHARE = 0.25
+# Labelled planes that settling looks at, and the share of the time it may take.
+_SETTLED_ON, _SETTLE_SHARE = 8, 0.1
 
 _DEFAULT = FitSettings()
 
@@ -124,6 +129,7 @@ class _Run:
         self.dtype = training_dtype(self.device)
         planes = {e.plane.fingerprint for part in (split.train, split.held_out) for e in part}
         self.adapter = prepare_adapter(model, start, settings, len(planes))
+        self.begin = {name: value.clone() for name, value in self.adapter.state_dict().items()}
         identity = "base" if start is None else tensor_identity(start.state_dict())
         self.fingerprint = run_fingerprint(model, split, settings, identity)
         self.learner: WordLearner | HeadLearner | None = None
@@ -131,6 +137,9 @@ class _Run:
         self.began = (0, 0.0)
         self.step = 0
         self.before = 0.0
+        # Planes to settle on beside those held out, and the seconds that takes.
+        self.settled_on = max(0, _SETTLED_ON - len(split.held_out))
+        self.reserved = 0.0
         self.started = time.perf_counter()
         self.curve: list[TrainEvent] = []
 
@@ -142,7 +151,9 @@ class _Run:
         yield self._event("encode", note=" ".join(self.split.notes))
         with memory_guard(self.device, self.dtype):
             self.scorer = Scorer(self.model, self.split.held_out, self.settings.goal, self._check)
+            begun = time.perf_counter()
             first = self.scorer.measure(self.start)
+        self._reserve((time.perf_counter() - begun) / len(self.split.held_out))
         # Where nothing is better the start is the result, or what makes the base an adapter.
         self.kept = copy.deepcopy(self.start or self.adapter)
         self.baseline = self.best = first.total
@@ -181,8 +192,18 @@ class _Run:
         if self.settings.steps is not None:
             done = step / self.settings.steps
         if self.settings.minutes is not None:
-            done = max(done, seconds / (60 * self.settings.minutes))
+            done = max(done, seconds / (60 * self.settings.minutes - self.reserved))
         return min(1.0, done)
+
+    def _reserve(self, seconds: float) -> None:
+        """Keep time for settling, which looks at each plane about twice as long as once does."""
+        left = min(self.settled_on, len(self.split.train))
+        if self.settings.minutes is not None:
+            allowed = _SETTLE_SHARE * 60 * self.settings.minutes / (2 * seconds)
+            left = min(left, int(allowed) - len(self.split.held_out))
+        self.settled_on = max(0, left)
+        if self.settled_on:
+            self.reserved = 2 * seconds * (self.settled_on + len(self.split.held_out))
 
     def _check(self) -> None:
         self.give_way()
@@ -316,6 +337,7 @@ class _Run:
     def _finish(self, reason: Reason, note: str) -> TrainEvent:
         trouble = self._save()
         improved = self.best > self.baseline
+        share = self._settle() if improved and reason != "no memory" else 1.0
         kept = self.kept.eval().requires_grad_(False)
         if improved:
             describe(
@@ -327,6 +349,7 @@ class _Run:
                 self.scorer,
                 (self.first_scores, self.best_scores),
                 self.best_step,
+                share,
                 _STOP_SECONDS if self.stop() else float("inf"),
             )
         result = TrainResult(
@@ -345,6 +368,28 @@ class _Run:
         note = " ".join(part for part in (note, trouble) if part)
         preview = self.best_scores.preview
         return self._event("done", preview=preview, note=note, result=result)
+
+    def _settle(self) -> float:
+        """Take as little of what was learnt as is as good; returns the share."""
+        examples = self.split.train
+        if not self.settled_on:
+            return 1.0
+        chosen = np.linspace(0, len(examples) - 1, self.settled_on).round().astype(int)
+        learnt = [examples[i] for i in chosen]
+        try:
+            with memory_guard(self.device, self.dtype):
+                self.kept, self.best_scores, share = settle(
+                    self.begin,
+                    self.kept,
+                    self.best_scores,
+                    self.scorer,
+                    Scorer(self.model, learnt, self.settings.goal, self._check),
+                    self.baseline,
+                )
+        except (Stopped, OutOfMemory):
+            return 1.0
+        self.best = self.best_scores.total
+        return share
 
     def _save(self) -> str:
         """Write the state; returns what to say where it cannot be, which ends no training."""
