@@ -46,6 +46,28 @@ def test_a_batch_that_does_not_fit_is_taken_in_parts(model: LoadedModel) -> None
         assert learner.step(0.5) is not None
 
 
+def test_where_one_view_does_not_fit_blocks_are_run_again(model: LoadedModel) -> None:
+    settings = replace(SETTINGS, n_conditioned=model.sam.config.depth)
+    learner = make(model, batch=1, settings=settings)
+    networks = (model.sam, model.clip, learner.material.adapter)
+    views, state = learner.material.draw(), learner.material.generator.get_state()
+    kept, gradients = [], []
+    for recompute in (False, True):
+        learner.recompute = recompute
+        learner.material.generator.set_state(state)
+        kept.append(bytes_kept(lambda: learner.terms(views, 1.0), networks))
+        learner.material.generator.set_state(state)
+        learner.optimizer.zero_grad()
+        learner.terms(views, 1.0)["loss"].backward()
+        gradients.append([p.grad for p in learner.parameters if p.grad is not None])
+    assert kept[1] < 0.8 * kept[0]
+    torch.testing.assert_close(gradients[1], gradients[0])
+    learner.fit_memory(kept[0] - 1)
+    assert learner.recompute and learner.step(0.5) is not None
+    learner.fit_memory(1 << 40)
+    assert not learner.recompute
+
+
 def test_choosing_the_parts_draws_nothing(model: LoadedModel) -> None:
     learner = make(model, batch=4)
     before = learner.material.generator.get_state()

@@ -73,6 +73,11 @@ def test_all_is_kept_where_less_is_worse(model: LoadedModel) -> None:
     assert settled(model, *rising) == (1.0, 0.9)
 
 
+def test_outlines_closer_than_two_people_draw_them_are_not_asked_for(model: LoadedModel) -> None:
+    close = Table(2, lambda share: 0.951 if share < 1 else 0.999)
+    assert settled(model, close, close)[0] == SHARES[0]
+
+
 def test_planes_that_were_learnt_from_count_as_those_held_out(model: LoadedModel) -> None:
     dented = Table(1, lambda share: 0.94 if share < 1 else 0.96)
     kept, _ = settled(model, dented, Table(4, lambda share: 0.9))

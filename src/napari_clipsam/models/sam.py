@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
 from segment_anything.modeling.image_encoder import window_partition, window_unpartition
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from napari_clipsam.errors import ConfigError
 from napari_clipsam.models.attention import grid_attention
@@ -224,6 +225,7 @@ class Sam(nn.Module):
         split: int,
         adapters: Sequence[BlockAdapter | None] | None = None,
         check: Callable[[], None] | None = None,
+        recompute: bool = False,
     ) -> Tensor:
         """Run the blocks from `split` on and the neck.
 
@@ -235,6 +237,9 @@ class Sam(nn.Module):
             One per block of the head; None runs the block as it is.
         check : callable, optional
             Called before each block; what it raises ends the run.
+        recompute : bool
+            For gradients keep the input of each block only and run it again: a third more work, a
+            fraction of the memory.
 
         Returns
         -------
@@ -245,7 +250,10 @@ class Sam(nn.Module):
         for block, adapter in zip(blocks, adapters or [None] * len(blocks), strict=True):
             if check is not None:
                 check()
-            tokens = _run_block(block, tokens, adapter)
+            if recompute:
+                tokens = checkpoint(_run_block, block, tokens, adapter, use_reentrant=False)
+            else:
+                tokens = _run_block(block, tokens, adapter)
         return self.image_encoder.neck(tokens.permute(0, 3, 1, 2))
 
 

@@ -16,11 +16,14 @@ from napari_clipsam.training.learner import WHOLE_FROM, HeadLearner
 from napari_clipsam.training.learning import Learner, bytes_kept
 from napari_clipsam.training.material import Material
 from napari_clipsam.training.samples import Example
+from napari_clipsam.training.settling import SHARES
 from napari_clipsam.training.starting import prepare_adapter
 from napari_clipsam.training.trainer import (
     BATCH,
     ENCODE_SHARE,
     SCORES_A_RUN,
+    SETTLE_SHARE,
+    SETTLED_ON,
     WORDS_SHARE,
     views_of_a_plane,
 )
@@ -61,16 +64,22 @@ class Probe(NamedTuple):
         n_views = n_planes * (settings.views or views_of_a_plane(n_planes))
         share = WORDS_SHARE if self.words else 0.0
         step = share * self.words + (1 - share) * self.head
-        scores = (1 - share) * SCORES_A_RUN * self.score * max(1, n_planes // 4)
+        held_out = max(1, n_planes // 4)
+        scores = (1 - share) * SCORES_A_RUN * self.score * held_out
+        # Settling sees planes it learnt from for the first time, and asks each for every share.
+        settling = min(SETTLED_ON, n_planes + held_out) * (
+            self.view + (1 + len(SHARES)) * self.score
+        )
         steps = settings.steps
         if settings.minutes is not None:
             budget = 60 * settings.minutes
+            settling = min(settling, SETTLE_SHARE * budget)
             if settings.views is None:
                 most = max(1, round(ENCODE_SHARE * budget / self.view))
                 n_views = max(n_planes, min(n_views, most))
-            fits = max(1, int((budget - n_views * self.view - scores) / step))
+            fits = max(1, int((budget - n_views * self.view - scores - settling) / step))
             steps = min(fits, steps or fits)
-        seconds = n_views * self.view + (steps or 1) * step + scores
+        seconds = n_views * self.view + (steps or 1) * step + scores + settling
         memory = n_views * self.view_bytes + self.step_bytes + _COPIES * self.adapter_bytes
         return Estimate(seconds, memory, steps or 1)
 

@@ -158,7 +158,7 @@ class HeadLearner(Learner):
             if window.side < window.grid:
                 adapters = [block.part(window.cut_tokens) for block in adapters]
             tokens = window.cut_tokens(tokens)
-            embedding = sam.head(tokens, adapter.split, adapters, material.check)
+            embedding = sam.head(tokens, adapter.split, adapters, material.check, self.recompute)
         return Conditioned(embedding, signals, present, window)
 
     @torch.no_grad()

@@ -32,6 +32,8 @@ class Learner(ABC):
     optimizer : torch.optim.Optimizer
     micro : int
         Views whose gradients are computed at once; those of a step are added up.
+    recompute : bool
+        Whether blocks are run again for their gradients, where not even one view fits.
     updates : int
         Steps taken.
     """
@@ -44,6 +46,7 @@ class Learner(ABC):
         """Take the parameters of each group, their highest rate and their weight decay."""
         self.material = material
         self.micro = material.batch
+        self.recompute = False
         self.updates = 0
         used = [group for group in groups if group[0]]
         self.parameters = [p.requires_grad_() for members, _, _ in used for p in members]
@@ -101,15 +104,14 @@ class Learner(ABC):
         return means
 
     def fit_memory(self, free: int) -> None:
-        """Choose how many views are computed at once, by what one of them keeps.
+        """Choose how many views are computed at once, and how, by what one of them keeps.
 
         Parameters
         ----------
         free : int
             Bytes that may be filled.
         """
-        if self.material.batch == 1:
-            return
+        self.recompute = False
         state = self.material.generator.get_state()
         views = self.material.draw()[:1]
         adapter = self.material.adapter
@@ -117,6 +119,7 @@ class Learner(ABC):
         kept = bytes_kept(lambda: self.terms(views, 1.0), networks)
         self.material.generator.set_state(state)
         self.micro = max(1, min(self.material.batch, free // max(1, kept)))
+        self.recompute = kept > free
 
     def state(self) -> dict[str, Any]:
         """All that going on needs."""

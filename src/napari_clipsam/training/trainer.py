@@ -44,7 +44,7 @@ BATCH = {"cpu": 1, "gpu": 4}
 # Of what is left when the views are made, where CLIP is tuned.
 WORDS_SHARE = 0.25
 # Labelled planes that settling looks at, and the share of the time it may take.
-_SETTLED_ON, _SETTLE_SHARE = 8, 0.1
+SETTLED_ON, SETTLE_SHARE = 8, 0.1
 
 _DEFAULT = FitSettings()
 
@@ -138,7 +138,7 @@ class _Run:
         self.step = 0
         self.before = 0.0
         # Planes to settle on beside those held out, and the seconds that takes.
-        self.settled_on = max(0, _SETTLED_ON - len(split.held_out))
+        self.settled_on = max(0, SETTLED_ON - len(split.held_out))
         self.reserved = 0.0
         self.started = time.perf_counter()
         self.curve: list[TrainEvent] = []
@@ -199,7 +199,7 @@ class _Run:
         """Keep time for settling, which looks at each plane about twice as long as once does."""
         left = min(self.settled_on, len(self.split.train))
         if self.settings.minutes is not None:
-            allowed = _SETTLE_SHARE * 60 * self.settings.minutes / (2 * seconds)
+            allowed = SETTLE_SHARE * 60 * self.settings.minutes / (2 * seconds)
             left = min(left, int(allowed) - len(self.split.held_out))
         self.settled_on = max(0, left)
         if self.settled_on:
