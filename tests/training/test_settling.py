@@ -74,7 +74,7 @@ def test_all_is_kept_where_less_is_worse(model: LoadedModel) -> None:
 
 
 def test_outlines_closer_than_two_people_draw_them_are_not_asked_for(model: LoadedModel) -> None:
-    close = Table(2, lambda share: 0.951 if share < 1 else 0.999)
+    close = Table(2, lambda share: 0.941 if share < 1 else 0.999)
     assert settled(model, close, close)[0] == SHARES[0]
 
 

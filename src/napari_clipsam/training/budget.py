@@ -15,6 +15,7 @@ from napari_clipsam.training.events import Estimate
 from napari_clipsam.training.learner import WHOLE_FROM, HeadLearner
 from napari_clipsam.training.learning import Learner, bytes_kept
 from napari_clipsam.training.material import Material
+from napari_clipsam.training.pacing import SETTLE_SHARE, SETTLED_ON
 from napari_clipsam.training.samples import Example
 from napari_clipsam.training.settling import SHARES
 from napari_clipsam.training.starting import prepare_adapter
@@ -22,8 +23,6 @@ from napari_clipsam.training.trainer import (
     BATCH,
     ENCODE_SHARE,
     SCORES_A_RUN,
-    SETTLE_SHARE,
-    SETTLED_ON,
     WORDS_SHARE,
     views_of_a_plane,
 )

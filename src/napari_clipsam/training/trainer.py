@@ -21,6 +21,7 @@ from napari_clipsam.training.events import Reason, TrainEvent, TrainResult
 from napari_clipsam.training.learner import HeadLearner
 from napari_clipsam.training.learning import Means
 from napari_clipsam.training.material import Material
+from napari_clipsam.training.pacing import Pace
 from napari_clipsam.training.scoring import Scorer
 from napari_clipsam.training.settings import FitSettings
 from napari_clipsam.training.settling import settle
@@ -43,8 +44,6 @@ _MOST_VIEWS, _ALL_VIEWS, ENCODE_SHARE = 12, 64, 0.15
 BATCH = {"cpu": 1, "gpu": 4}
 # Of what is left when the views are made, where CLIP is tuned.
 WORDS_SHARE = 0.25
-# Labelled planes that settling looks at, and the share of the time it may take.
-SETTLED_ON, SETTLE_SHARE = 8, 0.1
 
 _DEFAULT = FitSettings()
 
@@ -135,12 +134,7 @@ class _Run:
         self.learner: WordLearner | HeadLearner | None = None
         # Where the part that goes on began, as steps and seconds.
         self.began = (0, 0.0)
-        self.step = 0
-        self.before = 0.0
-        # Planes to settle on beside those held out, and the seconds that takes.
-        self.settled_on = max(0, SETTLED_ON - len(split.held_out))
-        self.reserved = 0.0
-        self.started = time.perf_counter()
+        self.pace = Pace(settings)
         self.curve: list[TrainEvent] = []
 
     def events(self) -> Generator[TrainEvent, None, None]:
@@ -153,7 +147,9 @@ class _Run:
             self.scorer = Scorer(self.model, self.split.held_out, self.settings.goal, self._check)
             begun = time.perf_counter()
             first = self.scorer.measure(self.start)
-        self._reserve((time.perf_counter() - begun) / len(self.split.held_out))
+        held_out, learnt = len(self.split.held_out), len(self.split.train)
+        plane = (time.perf_counter() - begun) / held_out
+        self.settled_on = self.pace.reserve_settling(plane, held_out, learnt)
         # Where nothing is better the start is the result, or what makes the base an adapter.
         self.kept = copy.deepcopy(self.start or self.adapter)
         self.baseline = self.best = first.total
@@ -175,35 +171,6 @@ class _Run:
             reason = "no memory"
             note = f"{error} What was best before is kept."
         yield self._finish(reason, note)
-
-    @property
-    def seconds(self) -> float:
-        """Time spent, in earlier parts of the run too."""
-        return self.before + time.perf_counter() - self.started
-
-    @property
-    def progress(self) -> float:
-        """Share of the budget that is used."""
-        return self._share(self.step, self.seconds)
-
-    def _share(self, step: int, seconds: float) -> float:
-        """Share of the budget that some steps and seconds are."""
-        done = 0.0
-        if self.settings.steps is not None:
-            done = step / self.settings.steps
-        if self.settings.minutes is not None:
-            done = max(done, seconds / (60 * self.settings.minutes - self.reserved))
-        return min(1.0, done)
-
-    def _reserve(self, seconds: float) -> None:
-        """Keep time for settling, which looks at each plane about twice as long as once does."""
-        left = min(self.settled_on, len(self.split.train))
-        if self.settings.minutes is not None:
-            allowed = SETTLE_SHARE * 60 * self.settings.minutes / (2 * seconds)
-            left = min(left, int(allowed) - len(self.split.held_out))
-        self.settled_on = max(0, left)
-        if self.settled_on:
-            self.reserved = 2 * seconds * (self.settled_on + len(self.split.held_out))
 
     def _check(self) -> None:
         self.give_way()
@@ -283,8 +250,8 @@ class _Run:
         self, learner: WordLearner | HeadLearner, state: dict[str, Any] | None, share: float
     ) -> Generator[TrainEvent, None, Reason | None]:
         """Take steps for a share of what is left of the budget; measure and save now and then."""
-        self.began = (self.step, self.seconds) if state is None else tuple(state["began"])
-        begin = self._share(*self.began)
+        self.began = (self.pace.step, self.pace.seconds) if state is None else tuple(state["began"])
+        begin = self.pace.share(*self.began)
         end = begin + share * (1 - begin)
         if state is not None:
             learner.restore(state["learner"])
@@ -293,16 +260,16 @@ class _Run:
             learner.fit_memory(free_memory(self.device) // 2)
         means = Means()
         saved = told = time.perf_counter()
-        while (before := self.progress) < end:
+        while (before := self.pace.progress) < end:
             self._check()
             with memory_guard(self.device, self.dtype):
                 terms = learner.step((before - begin) / (end - begin))
             if terms is None:
                 return "not finite"
-            self.step += 1
+            self.pace.step += 1
             means.add(terms)
             now = time.perf_counter()
-            due = int(self.progress * SCORES_A_RUN) > int(before * SCORES_A_RUN)
+            due = int(self.pace.progress * SCORES_A_RUN) > int(before * SCORES_A_RUN)
             if due and isinstance(learner, HeadLearner):
                 yield self._measured(learner, means.take())
                 if self._hopeless():
@@ -326,7 +293,7 @@ class _Run:
         preview = None
         if scores.total > self.best:
             self.kept, self.best, self.best_scores = candidate, scores.total, scores
-            self.best_step, preview = self.step, scores.preview
+            self.best_step, preview = self.pace.step, scores.preview
         return self._event("train", losses=losses, score=scores.total, preview=preview)
 
     def _hopeless(self) -> bool:
@@ -361,7 +328,11 @@ class _Run:
             self.split.tested_on,
             reason,
             tuple(self.curve),
-            {"seconds": self.seconds, "steps": self.step, "planes": len(self.split.train)},
+            {
+                "seconds": self.pace.seconds,
+                "steps": self.pace.step,
+                "planes": len(self.split.train),
+            },
             # Stopped before it went on, a resumed run leaves the state that it had.
             resumable=self.checkpoint is not None and (self.learner is not None or self.resume),
         )
@@ -399,8 +370,8 @@ class _Run:
             "part": "head" if isinstance(self.learner, HeadLearner) else "words",
             "began": self.began,
             "learner": self.learner.state(),
-            "step": self.step,
-            "seconds": self.seconds,
+            "step": self.pace.step,
+            "seconds": self.pace.seconds,
             "best": self.best,
             "best_step": self.best_step,
             "kept": self.kept.state_dict() if self.best_step >= 0 else None,
@@ -415,8 +386,7 @@ class _Run:
 
     def _restore(self, state: dict[str, Any]) -> None:
         """Take up steps, time, curve and the best adapter of an earlier part of the run."""
-        self.step, self.before = state["step"], state["seconds"]
-        self.started = time.perf_counter()
+        self.pace.go_on(state["step"], state["seconds"])
         self.curve = [
             TrainEvent("train", step, progress, seconds, 0.0, losses, score, self.baseline)
             for step, progress, seconds, losses, score in state["curve"]
@@ -431,14 +401,14 @@ class _Run:
             self.best_scores = self.scorer.measure(self.kept)
 
     def _event(self, stage: Stage, **values: Any) -> TrainEvent:
-        progress = self.progress if stage != "done" else 1.0
+        done = stage == "done"
         known = hasattr(self, "best")
         event = TrainEvent(
             stage,
-            self.step,
-            progress,
-            self.seconds,
-            self._left(progress),
+            self.pace.step,
+            1.0 if done else self.pace.progress,
+            self.pace.seconds,
+            0.0 if done else self.pace.left,
             baseline=self.baseline if known else None,
             best=self.best if known else None,
             **values,
@@ -446,8 +416,3 @@ class _Run:
         if event.losses or event.score is not None:
             self.curve.append(replace(event, preview=None))
         return event
-
-    def _left(self, progress: float) -> float:
-        if self.settings.minutes is not None and self.settings.steps is None:
-            return (1 - progress) * 60 * self.settings.minutes
-        return self.seconds / progress * (1 - progress) if progress > 0 else 0.0
