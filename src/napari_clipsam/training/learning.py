@@ -112,12 +112,14 @@ class Learner(ABC):
             Bytes that may be filled.
         """
         self.recompute = False
-        state = self.material.generator.get_state()
-        views = self.material.draw()[:1]
-        adapter = self.material.adapter
-        networks = (self.material.model.sam, self.material.model.clip, adapter)
-        kept = bytes_kept(lambda: self.terms(views, 1.0), networks)
-        self.material.generator.set_state(state)
+        drawn = self.material.generator.get_state()
+        networks = (self.material.model.sam, self.material.model.clip, self.material.adapter)
+        try:
+            views = self.material.draw()[:1]
+            kept = bytes_kept(lambda: self.terms(views, 1.0), networks)
+        finally:
+            # It may be stopped; what comes next draws as if nothing had been tried.
+            self.material.generator.set_state(drawn)
         self.micro = max(1, min(self.material.batch, free // max(1, kept)))
         self.recompute = kept > free
 
