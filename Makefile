@@ -47,4 +47,5 @@ lint:
 screenshots:
 	@tools/setup.sh --needs-display
 	$(VIRTUAL_DISPLAY) .venv/bin/python docs/screenshots/sessions.py $(ARGS)
+	$(VIRTUAL_DISPLAY) .venv/bin/python docs/screenshots/animation.py
 	$(VIRTUAL_DISPLAY) .venv/bin/python docs/screenshots/dock_states.py build/dock

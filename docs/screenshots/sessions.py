@@ -78,13 +78,18 @@ class Session:
         """Choose "all of it", "every one" or "just this one"."""
         press(self.dock.search._radios[target])
 
-    def click(self, layer: Layer, *data: float) -> None:
-        """Click the canvas at a position of a layer's data."""
+    def place(self, layer: Layer, *data: float) -> QPoint:
+        """Where in the canvas a position of a layer's data is shown."""
         canvas = self.viewer.window._qt_viewer.canvas
         world = np.array(layer.data_to_world(data))[list(self.viewer.dims.displayed)]
         # vispy counts x first, and pixels by their corners
         scene = canvas.view.scene.transform.map([*world[::-1], 0, 1])
-        point = QPoint(*(round(float(value / scene[3])) for value in scene[:2]))
+        return QPoint(*(round(float(value / scene[3])) for value in scene[:2]))
+
+    def click(self, layer: Layer, *data: float) -> None:
+        """Click the canvas at a position of a layer's data."""
+        canvas = self.viewer.window._qt_viewer.canvas
+        point = self.place(layer, *data)
         QTest.mouseMove(canvas.native, point)
         QTest.qWait(50)
         self.answered(
@@ -278,8 +283,19 @@ SESSIONS = {
 
 
 @contextmanager
+def nobodys_home() -> Iterator[None]:
+    """Neither read nor change what the user keeps: settings, sessions, models."""
+    with tempfile.TemporaryDirectory() as home:
+        os.environ["NAPARI_CLIPSAM_HOME"] = home
+        from napari.settings import get_settings
+
+        get_settings(path=None)
+        yield
+
+
+@contextmanager
 def new_session() -> Iterator[Session]:
-    """A fresh viewer with the dock; nothing of the user's is read or changed."""
+    """A fresh viewer with the dock."""
     import napari
 
     from napari_clipsam._plugin._qt import viewers
@@ -299,11 +315,7 @@ def main() -> None:
     asked = parser.parse_args().sessions or list(SESSIONS)
     if unknown := set(asked) - set(SESSIONS):
         parser.error(f"there is no session {', '.join(sorted(unknown))}")
-    with tempfile.TemporaryDirectory() as home:
-        os.environ["NAPARI_CLIPSAM_HOME"] = home
-        from napari.settings import get_settings
-
-        get_settings(path=None)
+    with nobodys_home():
         for name in asked:
             with new_session() as session:
                 SESSIONS[name](session)
