@@ -17,6 +17,7 @@ from napari_clipsam.semantics import (
     make_signals,
     min_max,
     plane_cells,
+    point_draws,
     points_from_map,
     similarity_map,
     text_vector,
@@ -204,6 +205,16 @@ def test_the_seed_decides_the_points() -> None:
     draw = [points_from_map(similarity, 0.5, 5, 1024, seeded(s)) for s in (1, 1, 2)]
     assert torch.equal(draw[0], draw[1])
     assert not torch.equal(draw[0], draw[2])
+
+
+def test_numbers_choose_what_a_generator_that_gives_them_would() -> None:
+    similarity = torch.rand(2, 1, 16, 16, generator=seeded(3))
+    drawn = points_from_map(similarity, 0.5, 5, 1024, seeded(1))
+    chosen = points_from_map(similarity, 0.5, 5, 1024, point_draws(seeded(1), 2, 5))
+    assert torch.equal(drawn, chosen)
+    ends = points_from_map(similarity, 0.5, 2, 1024, torch.tensor([[0.0, 1.0]]).expand(2, 2))
+    first, last = (torch.nonzero(similarity[0, 0] > 0.5)[i].flip(0) for i in (0, -1))
+    assert torch.equal(cell_of(ends[0], 16, 1024), torch.stack([first, last]))
 
 
 def test_where_nothing_is_above_the_threshold_the_maximum_is_taken() -> None:

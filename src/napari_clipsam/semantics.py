@@ -5,6 +5,7 @@ B counts (image, concept) pairs, N = h * w CLIP patches, D CLIP's joint width.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -24,6 +25,7 @@ __all__ = [
     "make_signals",
     "min_max",
     "plane_cells",
+    "point_draws",
     "points_from_map",
     "similarity_map",
     "text_vector",
@@ -95,7 +97,7 @@ def make_signals(
     vision = unit if normalisation == "channel" else F.normalize(dense, dim=1)
     similarity = vision @ text[:, :, None]
     n = dense.shape[1] - 1
-    side = round(n**0.5)
+    side = math.isqrt(n)
     if valid is None:
         valid = torch.ones(dense.shape[0], n, dtype=torch.bool, device=dense.device)
     cosine = (unit[:, 1:] @ text[:, :, None])[..., 0]
@@ -150,12 +152,20 @@ def valid_patches(resized: Tensor, input_size: int, grid: int) -> Tensor:
     return (inside[:, 0, :, None] & inside[:, 1, None, :]).flatten(1)
 
 
+def point_draws(generator: torch.Generator, pairs: int, count: int) -> Tensor:
+    """Numbers in 0..1 that choose points, (pairs, count), on the generator's device."""
+    device = generator.device
+    draws = torch.rand(pairs, count, dtype=torch.float64, generator=generator, device=device)
+    # Apple's devices know no more than 32 bits.
+    return draws.float()
+
+
 def points_from_map(
     similarity: Tensor,
     threshold: float,
     count: int,
     input_size: int,
-    generator: torch.Generator,
+    generator: torch.Generator | Tensor,
     inside: Tensor | None = None,
 ) -> Tensor:
     """Points drawn uniformly, with replacement, where a map exceeds the threshold.
@@ -164,8 +174,9 @@ def points_from_map(
     ----------
     similarity : Tensor, shape (B, 1, h, w)
         A map in 0..1; where nothing exceeds the threshold the maximum is taken.
-    generator : torch.Generator
-        One on the CPU gives the same points on every device for a seed.
+    generator : torch.Generator or Tensor
+        One on the CPU gives the same points on every device for a seed; or what it would give,
+        numbers (B, count) in 0..1 beside the map.
     inside : Tensor of bool, shape (B, 1, h, w), optional
         Cells that may be chosen (`plane_cells`); without it a point may lie in the padding, since
         the map of a patch on the border reaches beyond it and a constant map is 0 everywhere.
@@ -176,17 +187,20 @@ def points_from_map(
         (x, y) in model pixels, float32, at the centres of the chosen cells.
     """
     h, w = similarity.shape[-2:]
-    flat = similarity.detach().flatten(1).float().to(generator.device)
+    flat = similarity.detach().flatten(1).float()
     if inside is not None:
-        flat = flat.masked_fill(~inside.flatten(1).to(flat.device), float("-inf"))
+        flat = flat.masked_fill(~inside.flatten(1), float("-inf"))
     above = flat > threshold
     above |= (~above.any(dim=1, keepdim=True)) & (flat >= flat.amax(dim=1, keepdim=True))
-    chosen = torch.multinomial(above.float(), count, replacement=True, generator=generator)
-    chosen = chosen.to(similarity.device)
-    cells = torch.stack([chosen % w, chosen // w], dim=-1).float()
-    scale = cells.new_tensor([input_size / w, input_size / h])
+    if isinstance(generator, torch.Generator):
+        generator = point_draws(generator, len(flat), count).to(flat.device)
+    # The n-th of the cells that may be chosen, in steps that a traced network can repeat anywhere.
+    ranks = (generator * above.sum(dim=1, keepdim=True)).ceil().clamp_min(1)
+    chosen = torch.searchsorted(above.cumsum(dim=1), ranks.long())
+    x = (chosen % w + 0.5) * (input_size / w)
+    y = (chosen // w + 0.5) * (input_size / h)
     # SAM's prompt encoder adds half a pixel itself.
-    return (cells + 0.5) * scale - 0.5
+    return torch.stack([x, y], dim=-1) - 0.5
 
 
 def cosine_statistics(signals: Signals) -> Tensor:
@@ -194,10 +208,10 @@ def cosine_statistics(signals: Signals) -> Tensor:
     values = signals.cosine.masked_fill(~signals.valid, float("-inf"))
     count = signals.valid.sum(dim=1)
     ordered = values.sort(dim=1, descending=True).values
-    rank = torch.arange(values.shape[1], device=values.device)
-    top = rank[None] < (count // 100).clamp_min(1)[:, None]
-    finite = ordered.masked_fill(ordered.isinf(), 0.0)
-    top_mean = (finite * top).sum(dim=1) / top.sum(dim=1)
+    shown = ~ordered.isinf()
+    top = shown & (shown.cumsum(dim=1) <= (count // 100).clamp_min(1)[:, None])
+    finite = ordered.masked_fill(~shown, 0.0)
+    top_mean = (finite * top).sum(dim=1) / top.sum(dim=1).clamp_min(1)
     mean = finite.sum(dim=1) / count.clamp_min(1)
     return torch.stack([ordered[:, 0], top_mean, mean], dim=1)
 
@@ -227,7 +241,7 @@ def concept_prompts(
     mask_size: int,
     threshold: float,
     count: int,
-    generator: torch.Generator,
+    generator: torch.Generator | Tensor,
     resized: Tensor | None = None,
     as_logits: bool = False,
 ) -> ConceptPrompts:
@@ -235,6 +249,8 @@ def concept_prompts(
 
     Parameters
     ----------
+    generator : torch.Generator or Tensor
+        As for `points_from_map`.
     resized : Tensor of int, shape (B, 2), optional
         Height and width of each plane in model pixels, where the square has padding.
     as_logits : bool

@@ -7,6 +7,7 @@ tower is replaced; its weights are read.
 
 from __future__ import annotations
 
+import math
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -228,7 +229,7 @@ def _called_before_blocks(trunk: Any, check: Callable[[], None] | None) -> Itera
 
 def _positions(table: Tensor, grid: torch.Size) -> Tensor:
     """Positions (1 + h * w, width): the patch part resized bilinearly to the grid."""
-    side = round((table.shape[0] - 1) ** 0.5)
+    side = math.isqrt(table.shape[0] - 1)
     if (side, side) == tuple(grid):
         return table
     patches = table[1:].reshape(1, side, side, -1).permute(0, 3, 1, 2)
