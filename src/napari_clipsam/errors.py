@@ -6,6 +6,7 @@ __all__ = [
     "AdapterError",
     "ClipSamError",
     "ConfigError",
+    "DownloadError",
     "InputError",
     "JournalError",
     "OutOfMemory",
@@ -66,6 +67,10 @@ class JournalError(InputError):
 
 class OutputError(InputError):
     """An output that exists already or cannot be written."""
+
+
+class DownloadError(ClipSamError):
+    """A file that could not be fetched: no network, a server that refuses, other bytes."""
 
 
 class OutOfMemory(ClipSamError):

@@ -19,7 +19,7 @@ from typing import Any
 import typer
 
 from napari_clipsam.cli._app import app
-from napari_clipsam.errors import ClipSamError
+from napari_clipsam.errors import ClipSamError, Stopped
 
 __all__ = ["main"]
 
@@ -49,6 +49,8 @@ def main(args: Sequence[str] | None = None) -> int:
             )
         except _UsageError as error:
             return _fail(error.format_message().rstrip(".") + "." + _help_hint(error), 2)
+        except Stopped as error:
+            return _fail(str(error), 130)
         except ClipSamError as error:
             details = "" if error.exit_code == 2 else _details()
             return _fail(str(error) + details, error.exit_code)

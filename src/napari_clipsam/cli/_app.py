@@ -42,7 +42,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     **_SETTINGS,
 )
-models_app = typer.Typer(help="List, import and remove SAM weights.", **_SETTINGS)
+models_app = typer.Typer(help="List, download, import and remove models.", **_SETTINGS)
 adapters_app = typer.Typer(help="List, show and convert adapters.", **_SETTINGS)
 app.add_typer(models_app, name="models")
 app.add_typer(adapters_app, name="adapters")
@@ -315,12 +315,29 @@ def models_list() -> None:
     list_models()
 
 
+@models_app.command("download")
+def models_download(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Of the list, or a CLIP of open_clip: ARCH:TAG.")
+    ],
+) -> None:
+    """Download a model into the user's folder, and check it.
+
+    Ctrl-C keeps what has come; the same command goes on from there.
+    """
+    from napari_clipsam.cli._models import download_model
+
+    download_model(name)
+
+
 @models_app.command("import")
 def models_import(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="What to call it.")],
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="SAM weights: .pth, .safetensors.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="What to call it; of a CLIP: ARCH:TAG.")
+    ],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Weights: .pth, .pt, .safetensors.")],
 ) -> None:
-    """Copy SAM weights into the user's folder, to be used by name."""
+    """Copy weights you have into the user's folder, to be used by name."""
     from napari_clipsam.cli._models import import_model
 
     import_model(name, file)
@@ -328,9 +345,9 @@ def models_import(
 
 @models_app.command("remove")
 def models_remove(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="An imported model.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="An installed model.")],
 ) -> None:
-    """Delete the copy of an imported model."""
+    """Delete the file of an installed model."""
     from napari_clipsam.cli._models import remove_model
 
     remove_model(name)

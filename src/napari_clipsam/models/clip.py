@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from torch import nn
 
 from napari_clipsam.errors import ConfigError, WeightsError, WordError
 from napari_clipsam.models.identity import tensor_identity
-from napari_clipsam.models.reading import is_file, read_state
+from napari_clipsam.models.reading import read_state
 from napari_clipsam.models.towers import (
     AttentionTuning,
     AttentionWeights,
@@ -29,6 +28,7 @@ from napari_clipsam.models.towers import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     from torch import Tensor
 
@@ -38,6 +38,8 @@ __all__ = [
     "Clip",
     "ClipConfig",
     "build_clip",
+    "check_open_clip",
+    "check_tag",
     "load_open_clip",
     "redundant_feature",
     "split_words",
@@ -240,24 +242,68 @@ def build_clip(config: ClipConfig, tokenizer: Any | None = None) -> Clip:
     return Clip(_build_model(config.architecture), config, tokenizer)
 
 
-def load_open_clip(architecture: str, pretrained: str, input_size: int = 512) -> Clip:
-    """Any ViT open_clip knows, by architecture and tag or local file.
+def check_tag(architecture: str, tag: str) -> dict[str, Any]:
+    """What open_clip knows of the weights of a tag: their addresses, activation, ...
+
+    Raises
+    ------
+    WeightsError
+        The architecture or tag is not known.
+    """
+    import open_clip
+
+    _check_architecture(architecture)
+    tags = open_clip.list_pretrained_tags_by_model(architecture)
+    if tag not in tags:
+        raise WeightsError(
+            f"open_clip has no weights '{tag}' for {architecture}. "
+            f"Give the path of a file or one of: {', '.join(tags) or 'none'}."
+        )
+    return dict(open_clip.get_pretrained_cfg(architecture, tag))
+
+
+def check_open_clip(architecture: str) -> None:
+    """Refuse an architecture that could not be used, whatever its weights.
+
+    Raises
+    ------
+    WeightsError
+        It is not known or cannot be built, or its vision tower gives no dense features.
+    """
+    _built(architecture, None)
+
+
+def load_open_clip(
+    architecture: str, file: str | Path, tag: str | None = None, input_size: int = 512
+) -> Clip:
+    """Any ViT open_clip knows, from a file on this machine.
 
     Parameters
     ----------
     architecture : str
-        open_clip's name, e.g. ``ViT-B-16``; one with ``-quickgelu`` for a file of OpenAI's weights.
-    pretrained : str
-        A tag such as ``openai``, or the path of a file with a state dict.
+        open_clip's name, e.g. ``ViT-B-16``; without a tag, one with ``-quickgelu`` for weights of
+        OpenAI.
+    file : str or Path
+        Weights as open_clip, OpenAI or the hub publish them.
+    tag : str, optional
+        open_clip's name of these weights, which tells their activation.
     input_size : int
         Side of the square its vision tower is to see, pixels.
 
     Raises
     ------
     WeightsError
-        The architecture or tag is not known, the weights cannot be had or do not fit, or the vision
-        tower gives no dense features.
+        The architecture is not known, the weights are missing or do not fit, or the vision tower
+        gives no dense features.
     """
+    import open_clip
+
+    model, description = _built(architecture, tag)
+    _fill(model, read_state(file), str(file))
+    return Clip(model, ClipConfig(description, input_size), open_clip.get_tokenizer(architecture))
+
+
+def _check_architecture(architecture: str) -> None:
     import open_clip
 
     if architecture not in open_clip.list_models():
@@ -265,33 +311,28 @@ def load_open_clip(architecture: str, pretrained: str, input_size: int = 512) ->
             f"open_clip has no architecture '{architecture}'. "
             "Choose one of `python -c 'import open_clip; print(open_clip.list_models())'`."
         )
-    local = is_file(pretrained)
-    tags = open_clip.list_pretrained_tags_by_model(architecture)
-    if not local and pretrained not in tags:
-        raise WeightsError(
-            f"open_clip has no weights '{pretrained}' for {architecture}. "
-            f"Give the path of a file or one of: {', '.join(tags) or 'none'}."
-        )
+
+
+def _built(architecture: str, tag: str | None) -> tuple[Any, dict[str, Any]]:
+    """A model of open_clip with initial weights, and its description."""
+    import open_clip
+
+    _check_architecture(architecture)
     description = open_clip.get_model_config(architecture)
-    source = {} if local else open_clip.get_pretrained_cfg(architecture, pretrained)
+    source = open_clip.get_pretrained_cfg(architecture, tag) if tag else {}
     # Which activation the weights were trained with, only their tag knows.
     description["quick_gelu"] = bool(description.get("quick_gelu") or source.get("quick_gelu"))
     check_vision_config(architecture, description["vision_cfg"])
     try:
-        # Initial values are overwritten; the draws of others must not change by them.
+        # Initial values are overwritten; the draws of others must not change by it.
         with torch.random.fork_rng(devices=[]):
             model = _build_model(description)
-        tokenizer = open_clip.get_tokenizer(architecture)
     except (ImportError, OSError, RuntimeError, ValueError) as error:
         raise WeightsError(
             f"{architecture} cannot be built here ({error}). Choose another, e.g. ViT-B-16."
         ) from error
     patch_size(model.visual)
-    if local:
-        _load_strictly(model, read_state(pretrained), pretrained)
-    else:
-        _fetch_into(model, source, f"'{pretrained}' for {architecture}")
-    return Clip(model, ClipConfig(description, input_size), tokenizer)
+    return model, description
 
 
 def _build_model(architecture: Mapping[str, Any]) -> Any:
@@ -308,40 +349,44 @@ def _build_model(architecture: Mapping[str, Any]) -> Any:
     return (CustomTextCLIP if custom else CLIP)(**description)
 
 
-def _fetch_into(model: Any, source: Mapping[str, Any], what: str) -> None:
-    """Download the weights of a tag, or take them from open_clip's cache, and load them."""
-    import open_clip
-
-    # It warns of every attempt; what matters of a failure is in the error below.
-    hub = logging.getLogger("huggingface_hub")
-    level = hub.level
-    hub.setLevel(logging.ERROR)
-    try:
-        file = open_clip.download_pretrained(dict(source))
-        open_clip.load_checkpoint(model, file)
-    # A failed download surfaces as whatever the network library of the day raises.
-    except Exception as error:
-        raise WeightsError(
-            f"The weights {what} could not be fetched ({error}). "
-            "Check the connection, or download the file elsewhere and give its path."
-        ) from error
-    finally:
-        hub.setLevel(level)
-
-
 #: What OpenAI's files hold beside tensors of the model.
 _BOOKKEEPING = ("input_resolution", "context_length", "vocab_size")
+#: What some files hold that is computed anew when a model is built.
+_COMPUTED = ("attn_mask", "position_ids")
 
 
-def _load_strictly(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+def _fill(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Load weights as they are published, of whatever age and make open_clip knows."""
+    state = {
+        name: value
+        for name, value in state.items()
+        if name not in _BOOKKEEPING and not name.endswith(_COMPUTED)
+    }
     try:
-        model.load_state_dict({n: value for n, value in state.items() if n not in _BOOKKEEPING})
-    except RuntimeError as error:
-        reason = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+        state = _in_open_clips_names(model, state)
+        model.load_state_dict(state)
+    except (RuntimeError, KeyError) as error:
+        lines = str(error).splitlines()
+        reason = lines[min(1, len(lines) - 1)].strip() if lines else "other tensors"
         raise WeightsError(
             f"{source} does not hold weights of this CLIP architecture ({reason}). "
             "Choose the architecture the file was made for."
         ) from error
+
+
+def _in_open_clips_names(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Names and shapes as this model has them."""
+    from open_clip.convert import convert_state_dict
+    from open_clip.model import convert_to_custom_text_state_dict
+
+    state = convert_state_dict(model, state)
+    if "positional_embedding" in state and not hasattr(model, "positional_embedding"):
+        state = convert_to_custom_text_state_dict(state)
+    for name in ("logit_scale", "logit_bias"):
+        wanted = getattr(model, name, None)
+        if wanted is not None and name in state:
+            state[name] = state[name].reshape(wanted.shape)
+    return state
 
 
 class _CutTokenizer:

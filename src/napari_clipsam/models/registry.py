@@ -1,79 +1,42 @@
-"""Models by name: the starter that ships here, Meta's SAMs, and what the user imported."""
+"""Models by name: what ships here, what can be downloaded, and what the user installed."""
 
 from __future__ import annotations
 
 import difflib
-import json
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from napari_clipsam._folders import user_folder
 from napari_clipsam.errors import ConfigError, WeightsError
-from napari_clipsam.models.weights import (
-    check_model_name,
-    import_model,
-    is_file,
-    load_clip,
-    load_sam,
-)
+from napari_clipsam.models import installing, store
+from napari_clipsam.models.catalogue import CLIPS, SAMS, ModelEntry, clip_entry
+from napari_clipsam.models.checksum import Checksum
+from napari_clipsam.models.download import DownloadProgress
+from napari_clipsam.models.store import models_folder
+from napari_clipsam.models.weights import is_file, load_clip, load_sam
 
 if TYPE_CHECKING:
     from napari_clipsam.models.clip import Clip
     from napari_clipsam.models.sam import Sam
 
 __all__ = [
+    "Checksum",
+    "DownloadProgress",
     "LoadedModel",
     "ModelEntry",
+    "clips",
     "import_file",
+    "install",
     "load_model",
     "models",
     "models_folder",
     "register_model",
+    "uninstall",
 ]
 
-_META = "https://dl.fbaipublicfiles.com/segment_anything/"
-
-
-@dataclass(frozen=True)
-class ModelEntry:
-    """A SAM that is known by name.
-
-    Attributes
-    ----------
-    name : str
-    architecture : str
-        ``starter``, ``vit_b``, ``vit_l``, ``vit_h`` or ``custom``.
-    source : str or None
-        Address it can be downloaded from.
-    sha256 : str or None
-        Of its file, where it is known in full.
-    sha256_prefix : str or None
-        What its SHA-256 begins with, as its publisher states it in the file's name.
-    size_mb : float or None
-        Size of the file, 10^6 bytes.
-    domain : str
-        Images it was trained on.
-    licence : str
-    file : Path or None
-        Where it is on this machine.
-    """
-
-    name: str
-    architecture: str
-    source: str | None = None
-    sha256: str | None = None
-    sha256_prefix: str | None = None
-    size_mb: float | None = None
-    domain: str = "unknown"
-    licence: str = "unknown"
-    file: Path | None = None
-
-    @property
-    def installed(self) -> bool:
-        """Whether the file is there."""
-        return self.file is not None and self.file.is_file()
+_KNOWN: dict[str, ModelEntry] = dict(SAMS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,93 +59,145 @@ class LoadedModel:
     adapter_path: Path | None
 
 
-def _meta(name: str, checksum: str, size_mb: float) -> ModelEntry:
-    return ModelEntry(
-        name=name,
-        architecture=name,
-        source=f"{_META}sam_{name}_{checksum}.pth",
-        sha256_prefix=checksum,
-        size_mb=size_mb,
-        domain="photographs (SA-1B)",
-        licence="Apache-2.0",
-    )
-
-
-_KNOWN: dict[str, ModelEntry] = {
-    "starter": ModelEntry(
-        name="starter",
-        architecture="starter",
-        domain="microscopy",
-        licence="BSD-3-Clause",
-    ),
-    "vit_b": _meta("vit_b", "01ec64", 375),
-    "vit_l": _meta("vit_l", "0b3195", 1250),
-    "vit_h": _meta("vit_h", "4b8939", 2564),
-}
-
-
 def register_model(entry: ModelEntry) -> None:
-    """Make a model known by name for the rest of the process.
+    """Make a SAM known by name for the rest of the process.
 
     Parameters
     ----------
     entry : ModelEntry
-        With `source` (the user is told it) or `file`.
+        With `source`, from which it can be installed, or `file`.
 
     Raises
     ------
     ConfigError
-        There is a model of this name already.
+        There is a model of this name already, or it is no SAM.
     WeightsError
         The name cannot be used.
     """
-    check_model_name(entry.name)
+    store.check_model_name(entry.name)
+    if entry.kind != "sam":
+        raise ConfigError("Only SAMs are registered. A CLIP is known by its ARCH:TAG.")
     if any(entry.name == known.name for known in models()):
         raise ConfigError(f"There is a model '{entry.name}' already. Choose another name.")
     _KNOWN[entry.name] = entry
 
 
 def models() -> list[ModelEntry]:
-    """All models that are known: the starter first, then the others, imported ones last.
+    """All SAMs that are known: the starter first, then the others, imported ones last.
 
     Raises
     ------
     WeightsError
-        The record of an imported model is damaged.
+        The record of an installed model is damaged.
     """
-    imported = _imported()
-    starter = starter_file("sam")
-    size_mb = starter.stat().st_size / 1e6 if starter.is_file() else None
-    entries = {**_KNOWN, "starter": replace(_KNOWN["starter"], file=starter, size_mb=size_mb)}
-    for name, found in imported.items():
-        known = entries.get(name, found)
-        entries[name] = replace(known, file=found.file, sha256=found.sha256, size_mb=found.size_mb)
-    return list(entries.values())
+    return _listed("sam", _KNOWN)
 
 
-def models_folder() -> Path:
-    """Folder imported models are kept in; it may not exist yet."""
-    return user_folder() / "models"
+def clips() -> list[ModelEntry]:
+    """CLIPs: the starter's first, then some that fit, other installed ones last.
+
+    Any other of open_clip can be installed by its ``ARCH:TAG`` as well.
+
+    Raises
+    ------
+    WeightsError
+        The record of an installed CLIP is damaged.
+    """
+    return _listed("clip", CLIPS)
+
+
+def install(
+    name: str, stop: Callable[[], bool] = lambda: False
+) -> Generator[DownloadProgress, None, ModelEntry]:
+    """Download a model, see that it is what it is said to be, and keep it in the user's folder.
+
+    Nothing happens until it is iterated over. Leaving at any point keeps what has come; another
+    call goes on from there. A model that is installed already is returned as it is.
+
+    Parameters
+    ----------
+    name : str
+        Of `models`, of `clips`, or ``ARCH:TAG`` of open_clip.
+    stop : callable
+        Asked several times a second; True ends it within one.
+
+    Yields
+    ------
+    DownloadProgress
+        Several times a second, also while nothing comes.
+
+    Returns
+    -------
+    ModelEntry
+        Of the installed model (``entry = yield from install(name)``).
+
+    Raises
+    ------
+    DownloadError
+        It cannot be had, or other bytes came than its publisher states.
+    WeightsError
+        There is no such model, it cannot be downloaded, or what came is no such model.
+    OutputError
+        The user's folder cannot be written to, or is full.
+    Stopped
+        `stop` said so.
+    """
+    entry = _entry(name)
+    if entry.installed:
+        return entry
+    if entry.source is None:
+        raise WeightsError(
+            f"'{name}' cannot be downloaded. Run `napari-clipsam models import {name} FILE`."
+        )
+    yield from installing.fetch(entry, stop)
+    return _entry(name)
 
 
 def import_file(name: str, path: str | Path) -> ModelEntry:
-    """Take a copy of a SAM's file into the user's folder, to be used by name from then on.
+    """Take a copy of a model's file into the user's folder, to be used by name from then on.
 
-    A name out of the registry that is not installed takes the file it stands for, and no other.
+    A name that can be downloaded takes the file it stands for, and no other.
+
+    Parameters
+    ----------
+    name : str
+        Of a SAM: letters, digits, ``_``, ``-`` and ``.``. Of a CLIP: ``ARCH:TAG``, where a tag that
+        open_clip does not know is a name of your own.
+    path : str or Path
+        Any file `weights.load_sam` reads; of a CLIP, any `clip.load_open_clip` reads.
 
     Raises
     ------
     WeightsError
-        As for `weights.import_model`, or the name belongs to something else.
+        The name cannot be used or is taken, or the file is not what the name stands for.
     OutputError
         The copy cannot be written.
     """
-    known = _KNOWN.get(name)
-    if known is not None and (known.installed or known.source is None):
+    entry = _to_import(name)
+    if entry.installed or (name in _KNOWN and entry.source is None):
         raise WeightsError(f"There is a model '{name}' already. Choose another name.")
-    expected = (known.sha256 or known.sha256_prefix or "") if known else ""
-    import_model(name, path, models_folder(), expected)
-    return next(entry for entry in models() if entry.name == name)
+    installing.copy_in(entry, Path(path))
+    return _entry(name)
+
+
+def uninstall(name: str) -> Path:
+    """Delete the file of an installed model; return where it was.
+
+    Raises
+    ------
+    WeightsError
+        It is not installed, or ships with the package.
+    OutputError
+        It cannot be deleted.
+    """
+    there = {**store.installed("sam"), **store.installed("clip")}
+    if name not in there:
+        known = ", ".join(there) or "none"
+        raise WeightsError(
+            f"There is no installed model '{name}'. Installed are: {known}; the starter belongs to "
+            "the package."
+        )
+    return store.remove(name, there[name].kind)
 
 
 def load_model(
@@ -244,7 +259,9 @@ def _load_language(choice: str) -> Clip:
     if colon and len(architecture) > 1 and not Path(choice).is_file():
         from napari_clipsam.models.clip import load_open_clip
 
-        return load_open_clip(architecture, weights)
+        if is_file(weights):
+            return load_open_clip(architecture, weights)
+        return load_open_clip(architecture, _ready(_entry(choice)), weights)
     if is_file(choice):
         return load_clip(choice)
     raise WeightsError(
@@ -257,17 +274,23 @@ def _find(name_or_file: str) -> tuple[Path, str]:
     """File and name of a model that does not ship with the package."""
     entries = {entry.name: entry for entry in models()}
     entry = entries.get(name_or_file)
-    if entry is None:
-        if is_file(name_or_file):
-            return Path(name_or_file), Path(name_or_file).name
-        raise WeightsError(_unknown(name_or_file, list(entries)))
+    if entry is not None:
+        return _ready(entry), entry.name
+    if is_file(name_or_file):
+        return Path(name_or_file), Path(name_or_file).name
+    raise WeightsError(_unknown(name_or_file, list(entries)))
+
+
+def _ready(entry: ModelEntry) -> Path:
+    """The file of a model, as it was installed."""
     if entry.file is None or not entry.installed:
-        where = f" Download {entry.source}, then run" if entry.source else " Run"
+        way = f"`napari-clipsam models download {entry.name}`, or " if entry.source else ""
         raise WeightsError(
-            f"The model '{entry.name}' is not installed.{where} "
-            f"`napari-clipsam models import {entry.name} FILE`."
+            f"The {'CLIP' if entry.kind == 'clip' else 'model'} '{entry.name}' is not installed. "
+            f"Run {way}`napari-clipsam models import {entry.name} FILE`."
         )
-    return entry.file, entry.name
+    store.check_unchanged(entry)
+    return entry.file
 
 
 def _unknown(name: str, known: list[str]) -> str:
@@ -279,21 +302,53 @@ def _unknown(name: str, known: list[str]) -> str:
     )
 
 
-def _imported() -> dict[str, ModelEntry]:
-    """Models in the user's folder, by name in alphabetical order."""
-    found = {}
-    for record in sorted(models_folder().glob("*.json")):
-        try:
-            described = json.loads(record.read_text())
-            found[record.stem] = ModelEntry(
-                name=record.stem,
-                architecture=str(described["architecture"]),
-                sha256=str(described["sha256"]),
-                size_mb=int(described["bytes"]) / 1e6,
-                file=record.with_name(Path(described["file"]).name),
-            )
-        except (KeyError, OSError, TypeError, ValueError) as error:
-            raise WeightsError(
-                f"The record {record} is damaged. Delete it and import '{record.stem}' again."
-            ) from error
-    return found
+def _listed(kind: Literal["sam", "clip"], known: dict[str, ModelEntry]) -> list[ModelEntry]:
+    """Known models, with what is installed of them, and all others that are."""
+    starter = starter_file(kind)
+    size_mb = starter.stat().st_size / 1e6 if starter.is_file() else None
+    entries = {**known, "starter": replace(known["starter"], file=starter, size_mb=size_mb)}
+    for name, found in store.installed(kind).items():
+        entries[name] = _merged(entries[name], found) if name in entries else found
+    return list(entries.values())
+
+
+def _merged(known: ModelEntry, found: ModelEntry) -> ModelEntry:
+    """What is known of a model, with what is installed of it."""
+    return replace(
+        known,
+        file=found.file,
+        sha256=found.sha256,
+        size_mb=found.size_mb,
+        checksum=known.checksum or store.first_download(known.name) or found.checksum,
+    )
+
+
+def _entry(name: str) -> ModelEntry:
+    """A SAM or a CLIP by name.
+
+    Raises
+    ------
+    WeightsError
+        There is none.
+    """
+    if ":" not in name:
+        entries = {entry.name: entry for entry in models()}
+        if name not in entries:
+            raise WeightsError(_unknown(name, list(entries)))
+        return entries[name]
+    store.check_clip_name(name)
+    entries = {entry.name: entry for entry in clips()}
+    return entries.get(name) or clip_entry(name)
+
+
+def _to_import(name: str) -> ModelEntry:
+    """What a name stands for, or a new entry of this name."""
+    if ":" not in name:
+        store.check_model_name(name)
+        entries = {entry.name: entry for entry in models()}
+        return entries.get(name) or ModelEntry(name, "custom")
+    store.check_clip_name(name)
+    try:
+        return _entry(name)
+    except WeightsError:
+        return ModelEntry(name, name.partition(":")[0], kind="clip")

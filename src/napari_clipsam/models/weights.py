@@ -6,10 +6,7 @@ recognised by its tensors, never by its name.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -18,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import save_file
 
-from napari_clipsam.errors import ConfigError, OutputError, WeightsError
-from napari_clipsam.models.reading import SUFFIXES, is_file, kind_of, read_header, read_state
+from napari_clipsam.errors import ConfigError, WeightsError
+from napari_clipsam.models.reading import is_file, read_header, read_state
 from napari_clipsam.models.recognition import (
     ADVICE,
     architecture_of,
@@ -36,8 +33,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "architecture_of",
-    "check_model_name",
-    "import_model",
     "is_file",
     "load_clip",
     "load_sam",
@@ -46,12 +41,10 @@ __all__ = [
     "sam_state",
     "save_clip",
     "save_sam",
-    "sha256_of",
 ]
 
 #: What building a network from a damaged configuration may fail with.
 _UNBUILDABLE = (AssertionError, KeyError, RuntimeError, TypeError, ValueError, ZeroDivisionError)
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
 def load_sam(path: str | Path, input_size: int | None = None) -> Sam:
@@ -161,89 +154,6 @@ def save_clip(clip: Clip, path: str | Path, half: bool = True) -> None:
     config = {name: _plain(getattr(clip.config, name)) for name in _names_of(clip.config)}
     header = {"clip_config": json.dumps(config, sort_keys=True)}
     _save(clip.model.state_dict(), header, path, half)
-
-
-def sha256_of(path: str | Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def import_model(name: str, path: str | Path, folder: str | Path, sha256: str = "") -> Path:
-    """Copy a SAM's file to a folder under a name, after it was seen to load.
-
-    Beside it goes ``NAME.json`` with ``file``, ``sha256``, ``bytes``, ``architecture`` and the
-    ``source`` file's name; a model without it does not count as imported.
-
-    Parameters
-    ----------
-    name : str
-        Letters, digits, ``_``, ``-`` and ``.``; not written like a file's name.
-    path : str or Path
-        Any file `load_sam` reads.
-    folder : str or Path
-        Made where it is missing.
-    sha256 : str
-        What the file's SHA-256 has to begin with.
-
-    Returns
-    -------
-    Path
-        The copy.
-
-    Raises
-    ------
-    WeightsError
-        The name cannot be used or is taken, or the file is no SAM or another one than expected.
-    OutputError
-        The folder cannot be written to.
-    """
-    path, folder = Path(path), Path(folder)
-    check_model_name(name)
-    record = folder / f"{name}.json"
-    if record.exists():
-        raise WeightsError(f"There is a model '{name}' already. Choose another name.")
-    architecture = architecture_of(load_sam(path).config)
-    found = sha256_of(path)
-    if not found.startswith(sha256):
-        raise WeightsError(
-            f"{path} is not the file known as '{name}': its SHA-256 begins with "
-            f"{found[: max(6, len(sha256))]}, not {sha256}. Import it under a name of its own."
-        )
-    target = folder / (name + (".safetensors" if kind_of(path) == "safetensors" else ".pth"))
-    described = {
-        "file": target.name,
-        "sha256": found,
-        "bytes": path.stat().st_size,
-        "architecture": architecture,
-        "source": path.name,
-    }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"The folder {folder} cannot be made ({error.strerror}). Set NAPARI_CLIPSAM_HOME to "
-            "one that can."
-        ) from error
-    with replacing(target, overwrite=True) as part:
-        shutil.copyfile(path, part)
-    with replacing(record, overwrite=True) as part:
-        part.write_text(json.dumps(described, indent=1))
-    return target
-
-
-def check_model_name(name: str) -> None:
-    """Refuse a name that could not be told from a file, or could not be a file's.
-
-    Raises
-    ------
-    WeightsError
-    """
-    if not _NAME.fullmatch(name) or name.lower().endswith(SUFFIXES):
-        raise WeightsError(
-            f"'{name}' cannot be a model's name. Use letters, digits, _, - and dots, without the "
-            "ending of a file, e.g. my-nuclei."
-        )
 
 
 def _recognised(state: Mapping[str, Tensor], path: Path) -> SamConfig:

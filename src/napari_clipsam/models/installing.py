@@ -1,0 +1,187 @@
+"""Models into the user's folder: downloaded or copied, always whole and of the right kind."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any
+
+from napari_clipsam.errors import OutputError, Stopped, WeightsError
+from napari_clipsam.models.catalogue import ModelEntry
+from napari_clipsam.models.checksum import digests_of
+from napari_clipsam.models.download import Download, DownloadProgress, Patience, discard
+from napari_clipsam.models.locking import FileLock
+from napari_clipsam.models.recognition import architecture_of
+from napari_clipsam.models.sam import SAM_CONFIGS
+from napari_clipsam.models.store import (
+    first_download,
+    installed,
+    make_folder,
+    part_file,
+    remember_download,
+    settle,
+)
+from napari_clipsam.models.weights import load_sam
+
+__all__ = ["copy_in", "fetch"]
+
+_TICK = 0.1
+
+Progress = Generator[DownloadProgress, None, Any]
+
+
+def fetch(
+    entry: ModelEntry, stop: Callable[[], bool], patience: Patience | None = None
+) -> Generator[DownloadProgress, None, None]:
+    """Download a model, see that it is what it is said to be, and move it to its place.
+
+    Where another process or thread downloads the same model, its end is waited for.
+
+    Raises
+    ------
+    DownloadError, WeightsError, OutputError, Stopped
+        As for `registry.install`.
+    """
+    part = part_file(entry.name)
+    make_folder(part.parent)
+    with FileLock(part.with_suffix(".lock")) as lock:
+        yield from _claim(lock, part, stop)
+        there = installed(entry.kind).get(entry.name)
+        if there is not None and there.installed:
+            return
+        stated = entry.checksum or first_download(entry.name)
+        if entry.kind == "clip":
+            yield from _meanwhile(lambda: _check_tower(entry.architecture), part, stop)
+        download = Download(entry.name, entry.sources, part, stated, stop, patience)
+        yield from download.run()
+        try:
+            found = yield from _meanwhile(lambda: _loaded_architecture(entry, part), part, stop)
+        except WeightsError as error:
+            discard(part)
+            raise WeightsError(
+                f"What was downloaded as '{entry.name}' cannot be used and was deleted. {error}"
+            ) from error
+        settle(
+            entry.name,
+            part,
+            architecture=found,
+            sha256=download.sha256,
+            source=download.source,
+        )
+        discard(part)
+        if stated is None:
+            remember_download(entry.name, download.sha256)
+
+
+def copy_in(entry: ModelEntry, path: Path) -> None:
+    """Copy a file to the user's folder as a model, once it is seen to be that.
+
+    Raises
+    ------
+    WeightsError, OutputError
+        As for `registry.import_file`.
+    """
+    architecture = _loaded_architecture(entry, path)
+    stated = entry.checksum or first_download(entry.name)
+    kinds = ("sha256",) if stated is None else tuple({"sha256", stated.kind})
+    digests = digests_of(path, kinds)
+    if stated is not None and not stated.matches(digests[stated.kind]):
+        shown = digests[stated.kind][: max(8, len(stated.value))]
+        raise WeightsError(
+            f"{path} is not the file known as '{entry.name}': its {stated.kind} is {shown}, not "
+            f"{stated.value}. Import it under a name of its own."
+        )
+    part = part_file(entry.name).with_suffix(".copy")
+    make_folder(part.parent)
+    try:
+        shutil.copyfile(path, part)
+        if digests_of(part, ("sha256",))["sha256"] != digests["sha256"]:
+            raise WeightsError(f"{path} changed while it was copied. Import it again.")
+        settle(
+            entry.name,
+            part,
+            architecture=architecture,
+            sha256=digests["sha256"],
+            source=path.name,
+        )
+    except OSError as error:
+        raise OutputError(
+            f"{path} could not be copied to {part.parent} ({error.strerror}). Free some space, or "
+            "set NAPARI_CLIPSAM_HOME to another folder."
+        ) from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _claim(lock: FileLock, part: Path, stop: Callable[[], bool]) -> Progress:
+    """Wait for a lock, telling how far its holder is."""
+    try:
+        while not lock.acquire():
+            yield from _wait(threading.Event(), part, stop)
+    except OSError as error:
+        raise OutputError(
+            f"{part.parent} cannot be written to ({error.strerror}). Set NAPARI_CLIPSAM_HOME to a "
+            "folder that can."
+        ) from error
+
+
+def _meanwhile(work: Callable[[], Any], part: Path, stop: Callable[[], bool]) -> Progress:
+    """Run something that takes seconds and cannot be stopped; its result is waited for, or not."""
+    done = threading.Event()
+    result: Any = None
+    failure: Exception | None = None
+
+    def run() -> None:
+        nonlocal result, failure
+        try:
+            result = work()
+        except Exception as error:  # noqa: BLE001 - raised again where it is waited for
+            failure = error
+        finally:
+            done.set()
+
+    threading.Thread(target=run, name="napari-clipsam-check", daemon=True).start()
+    while not done.is_set():
+        yield from _wait(done, part, stop)
+    if failure is not None:
+        raise failure
+    return result
+
+
+def _wait(done: threading.Event, part: Path, stop: Callable[[], bool]) -> Progress:
+    """Wait a moment, or until something is done."""
+    if stop():
+        raise Stopped(f"The download of {part.stem} was stopped; what is there is kept.")
+    done.wait(_TICK)
+    size = part.stat().st_size if part.is_file() else 0
+    yield DownloadProgress(size, None, None)
+
+
+def _check_tower(architecture: str) -> None:
+    from napari_clipsam.models.clip import check_open_clip
+
+    check_open_clip(architecture)
+
+
+def _loaded_architecture(entry: ModelEntry, path: Path) -> str:
+    """Load a file as the model it is said to be; return its architecture.
+
+    Raises
+    ------
+    WeightsError
+        It is none, or one of another architecture.
+    """
+    if entry.kind == "clip":
+        from napari_clipsam.models.clip import load_open_clip
+
+        load_open_clip(entry.architecture, path, entry.name.partition(":")[2])
+        return entry.architecture
+    found = architecture_of(load_sam(path).config)
+    if entry.architecture in SAM_CONFIGS and found != entry.architecture:
+        raise WeightsError(
+            f"{path} holds a SAM of the architecture {found}, not {entry.architecture}. Choose the "
+            "file the name stands for, or a name of its own."
+        )
+    return found
