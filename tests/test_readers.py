@@ -2,10 +2,12 @@
 
 import pickle
 
+import dask.array as da
 import numpy as np
 import pytest
 import tifffile
 import zarr
+from dask.callbacks import Callback
 from PIL import Image
 
 from napari_clipsam.errors import InputError, PlaneError
@@ -317,3 +319,12 @@ def test_broken_zarr_metadata_is_refused(tmp_path):
     del group["s0"]
     with pytest.raises(PlaneError, match="cannot be read"):
         open_image(tmp_path / "a")
+
+
+def test_dask_is_read_past_callbacks_that_belong_to_other_threads() -> None:
+    # napari's dask cache is one; two computations at once put it out of step.
+    told = []
+    stack = open_image(da.ones((3, 8, 8), dtype=np.uint8, chunks=1))
+    with Callback(pretask=lambda *_: told.append(1)):
+        assert stack.plane(1).shape == (8, 8)
+    assert not told

@@ -132,7 +132,11 @@ class ArraySource:
     def read(self, index: Index) -> NDArray:
         """Read one piece (see `Source`)."""
         with decoding(self.name):
-            return np.asarray(self._array[index])
+            piece = self._array[index]
+            if hasattr(piece, "__dask_graph__"):
+                # napari's dask cache is told of every computation, and takes but one thread.
+                piece = piece.compute(callbacks=())
+            return np.asarray(piece)
 
 
 def check_level(level: int, count: int, name: object) -> None:
