@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from napari.components import ViewerModel
 
+from napari_clipsam._plugin.chosen import Chosen
 from napari_clipsam._plugin.controller import SegmentController
 from napari_clipsam._plugin.engine import Ask, Engine, Found, Loaded, Setup, Similar
 from napari_clipsam._plugin.keeper import Keeper
@@ -132,9 +133,13 @@ def _one(asked: Prompts) -> ObjectMask:
 
 
 def make_controller(
-    viewer: ViewerModel, folder: Path, runner: Any = None, **settings: Any
+    viewer: ViewerModel,
+    folder: Path,
+    runner: Any = None,
+    chosen: Chosen | None = None,
+    **settings: Any,
 ) -> SegmentController:
     runner = runner or SyncRunner()
-    chosen = Settings(folder=folder, **settings)
-    keeper = Keeper(viewer, folder)
-    return SegmentController(viewer, runner, FakeEngine(runner.check), keeper, lambda: chosen)
+    preferred = Settings(folder=folder, **settings)
+    keeper, engine = Keeper(viewer, folder), FakeEngine(runner.check)
+    return SegmentController(viewer, runner, engine, keeper, lambda: preferred, chosen)

@@ -13,9 +13,11 @@ from npe2 import PluginManager, PluginManifest
 from napari_clipsam._plugin import commands, samples
 
 MENU = "napari/layers/segment"
+OPENERS = ("open_segment_dock", "open_teach_dock", "open_library_dock")
 WIDGETS = {
     "Segment": "napari_clipsam._plugin._qt.annotate:SegmentDock",
     "Teach": "napari_clipsam._plugin._qt.finetune:TeachDock",
+    "Library": "napari_clipsam._plugin._qt.library:LibraryDock",
 }
 
 
@@ -36,7 +38,7 @@ def test_the_docks_are_widgets(manifest: PluginManifest) -> None:
 
 def test_the_layers_menu_offers_what_one_can_do(manifest: PluginManifest) -> None:
     offered = [functions(manifest)[item.command] for item in manifest.contributions.menus[MENU]]
-    names = ["open_segment_dock", "open_teach_dock", "keep", "clear", "undo", "redo", "next_weak"]
+    names = [*OPENERS, "keep", "clear", "undo", "redo", "next_weak"]
     assert offered == [f"napari_clipsam._plugin.commands:{name}" for name in names]
 
 
@@ -53,7 +55,7 @@ def test_every_command_that_acts_on_a_viewer_is_given_it() -> None:
         for node in tree.body
         if isinstance(node, ast.FunctionDef) and node.name in dir(commands)
     }
-    names = ("open_segment_dock", "open_teach_dock", "keep", "clear", "undo", "redo", "next_weak")
+    names = (*OPENERS, "keep", "clear", "undo", "redo", "next_weak")
     for name in names:
         annotation = found[name]
         assert isinstance(annotation, ast.Constant), name

@@ -121,8 +121,8 @@ def model_choices(setup: Setup) -> dict[str, Any]:
             entry.installed,
             ""
             if entry.installed
-            else f"{entry.name} is not installed. Get its file, then run "
-            f"`napari-clipsam models import {entry.name} FILE`.",
+            else f"{entry.name} is not on this computer. Get it in the Library dock, or with "
+            f"`napari-clipsam models download {entry.name}`.",
         )
         for entry in models()
     ]

@@ -1,4 +1,4 @@
-"""Which model and adapter answer in a viewer, whichever dock chose them."""
+"""Which model, adapter and CLIP answer in a viewer, whichever dock chose them."""
 
 from __future__ import annotations
 
@@ -24,22 +24,29 @@ class Chosen:
     ----------
     model, adapter : str
         As a `Setup` has them; "" for the model that the user prefers.
+    clip : str
+        As a `Setup` has it.
     unsaved : tuple of Choice
         Adapters that are in memory alone.
     changed : Signal(str, str)
-        Model and adapter were chosen.
+        Model and adapter were chosen, or another CLIP.
+    renewed : Signal()
+        Models or adapters came to this computer, or went.
     """
 
     changed: ClassVar[SignalInstance] = Signal(str, str)  # type: ignore[assignment]
+    renewed: ClassVar[SignalInstance] = Signal()  # type: ignore[assignment]
 
     model: str = ""
     adapter: str = "default"
+    clip: str = "starter"
     unsaved: tuple[Choice, ...] = ()
 
-    def choose(self, model: str, adapter: str) -> None:
-        """Let these answer from now on."""
-        if (model, adapter) != (self.model, self.adapter):
-            self.model, self.adapter = model, adapter
+    def choose(self, model: str, adapter: str, clip: str = "") -> None:
+        """Let these answer from now on; the CLIP stays where none is named."""
+        clip = clip or self.clip
+        if (model, adapter, clip) != (self.model, self.adapter, self.clip):
+            self.model, self.adapter, self.clip = model, adapter, clip
             self.changed.emit(model, adapter)
 
     def usable_adapter(self) -> str:

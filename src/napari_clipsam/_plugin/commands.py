@@ -10,16 +10,19 @@ if TYPE_CHECKING:
     from typing import Any, TypeAlias
 
     from napari_clipsam._plugin.controller import SegmentController
+    from napari_clipsam._plugin.library import LibraryController
     from napari_clipsam._plugin.teaching import TeachController
 
-    Controller: TypeAlias = SegmentController | TeachController
+    Controller: TypeAlias = SegmentController | TeachController | LibraryController
 
 __all__ = [
     "clear",
     "controller_in",
+    "find_word",
     "forget",
     "keep",
     "next_weak",
+    "open_library_dock",
     "open_segment_dock",
     "open_teach_dock",
     "redo",
@@ -32,6 +35,7 @@ __all__ = [
 
 _SEGMENT: WeakKeyDictionary[Any, SegmentController] = WeakKeyDictionary()
 _TEACH: WeakKeyDictionary[Any, TeachController] = WeakKeyDictionary()
+_LIBRARY: WeakKeyDictionary[Any, LibraryController] = WeakKeyDictionary()
 
 
 def register(viewer: Any, controller: Controller) -> None:
@@ -63,7 +67,9 @@ def teacher_in(viewer: Any) -> TeachController | None:
 
 
 def _docks(controller: Controller) -> WeakKeyDictionary[Any, Any]:
-    return _TEACH if hasattr(controller, "teach") else _SEGMENT
+    if hasattr(controller, "teach"):
+        return _TEACH
+    return _LIBRARY if hasattr(controller, "shelf") else _SEGMENT
 
 
 def unwrapped(viewer: Any) -> Any:
@@ -81,6 +87,11 @@ def open_teach_dock(viewer: "napari.viewer.Viewer") -> None:  # type: ignore[nam
     _bring_to_front(viewer, "Teach")
 
 
+def open_library_dock(viewer: "napari.viewer.Viewer") -> None:  # type: ignore[name-defined] # noqa: F821, UP037
+    """Open the Library dock, or bring it to the front."""
+    _bring_to_front(viewer, "Library")
+
+
 def teach_word(viewer: Any, word: str) -> None:
     """Open the Teach dock with a word filled in."""
     viewer = unwrapped(viewer)
@@ -88,6 +99,17 @@ def teach_word(viewer: Any, word: str) -> None:
     teacher = teacher_in(viewer)
     if teacher is not None:
         teacher.take_word(word)
+
+
+def find_word(viewer: Any, word: str) -> None:
+    """Look for a word in the Segment dock; without an image it stands there, ready to be."""
+    viewer = unwrapped(viewer)
+    open_segment_dock(viewer)
+    controller = controller_in(viewer)
+    if controller is not None and controller.state.image:
+        controller.find(word)
+    elif controller is not None:
+        controller.update(word=word)
 
 
 def keep(viewer: "napari.viewer.Viewer") -> None:  # type: ignore[name-defined] # noqa: F821, UP037

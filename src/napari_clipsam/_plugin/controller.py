@@ -82,6 +82,7 @@ class SegmentController:
         self.settings, self.chosen = settings, chosen or Chosen()
         model = self.chosen.model or settings().model
         self.state = DockState(model=model, adapter=self.chosen.usable_adapter())
+        self.clip = self.chosen.clip
         self.focus = Focus(viewer, settings)
         self.asking = Asking(self)
         self.stacks = StackJobs(self)
@@ -280,7 +281,8 @@ class SegmentController:
             return
         self._closed = True
         self.stop()
-        self.runner.stop("prepare")
+        for kind in ("prepare", "choices"):
+            self.runner.stop(kind)
         self._disconnect()
         self.focus.close()
 
@@ -311,7 +313,7 @@ class SegmentController:
     @property
     def setup(self) -> Setup:
         """The model that is to answer."""
-        return self.settings().setup(self.state.model, self.state.adapter)
+        return self.settings().setup(self.state.model, self.state.adapter, self.clip)
 
     @property
     def origin(self) -> drafts.Origin:
@@ -347,21 +349,36 @@ class SegmentController:
         self.update(target="object")
         self._use_tool("point+")
 
-    def _switch(self, **setup: str) -> None:
+    def _switch(self, former_clip: str = "", **setup: str) -> None:
         """Change model or adapter: what runs with the former one ends first."""
         self.runner.stop("stack")
         former = {name: getattr(self.state, name) for name in ("model", "adapter", "device")}
         former["known_words"] = self.state.known_words
         self.update(**setup, device="", known_words=(), hint=None)
         self.chosen.choose(self.state.model, self.state.adapter)
-        self._prepare(former)
+        self._prepare(former, former_clip)
 
     def _on_chosen(self, model: str, adapter: str) -> None:
         """Another dock chose."""
-        if (model, adapter) != (self.state.model, self.state.adapter):
-            self._switch(model=model, adapter=adapter)
+        clip, self.clip = self.clip, self.chosen.clip
+        if (model, adapter, self.clip) != (self.state.model, self.state.adapter, clip):
+            self._switch(clip, model=model, adapter=adapter)
 
-    def _prepare(self, former: dict[str, Any] | None = None) -> None:
+    def _on_renewed(self) -> None:
+        """Models or adapters came or went."""
+
+        def work() -> Any:
+            yield choices.model_choices(self.setup)
+
+        self.runner.submit(
+            Job("choices", work, Urgency.WORD, on_value=self._offer, on_error=self.on_error)
+        )
+
+    def _offer(self, found: dict[str, Any]) -> None:
+        """Offer the models and adapters that were found."""
+        self.update(**{**found, "adapters": (*found["adapters"], *self.chosen.unsaved)})
+
+    def _prepare(self, former: dict[str, Any] | None = None, former_clip: str = "") -> None:
         """Off the main thread: what models there are; after a switch, load the one chosen.
 
         Where it cannot be loaded, the `former` one stays.
@@ -378,12 +395,12 @@ class SegmentController:
                 self.on_loaded(value)
                 self._on_slice()
             else:
-                own = (*value["adapters"], *self.chosen.unsaved)
-                self.update(**{**value, "adapters": own})
+                self._offer(value)
 
         def failed(error: ClipSamError) -> None:
             self.update(**(former or {}))
-            self.chosen.choose(self.state.model, self.state.adapter)
+            self.clip = former_clip or self.clip
+            self.chosen.choose(self.state.model, self.state.adapter, self.clip)
             self.on_error(error)
 
         self.runner.submit(Job("prepare", work, Urgency.WORD, on_value=ready, on_error=failed))
@@ -517,10 +534,12 @@ class SegmentController:
         for event, reaction in self._events():
             event.connect(reaction)
         self.chosen.changed.connect(self._on_chosen)
+        self.chosen.renewed.connect(self._on_renewed)
 
     def _disconnect(self) -> None:
         for event, reaction in self._events():
             event.disconnect(reaction)
         self.chosen.changed.disconnect(self._on_chosen, missing_ok=True)
+        self.chosen.renewed.disconnect(self._on_renewed, missing_ok=True)
         if commands.forget(self.viewer, self):
             keymap.unbind(self.viewer)

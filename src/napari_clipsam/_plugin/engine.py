@@ -47,6 +47,7 @@ class Setup:
     device: str = "auto"
     precision: str = "auto"
     cache_bytes: int = 1 << 30
+    clip: str = "starter"
 
 
 @dataclass(frozen=True)
@@ -161,6 +162,7 @@ class Engine:
                 adapter,
                 setup.device,
                 setup.precision,  # type: ignore[arg-type]  # checked by the Segmenter
+                setup.clip,
                 cache_bytes=setup.cache_bytes,
             )
             segmenter.check = self.check
@@ -299,12 +301,7 @@ class Engine:
 
 
 def _same_model(one: Setup, other: Setup) -> bool:
-    return (one.model, one.device, one.precision, one.cache_bytes) == (
-        other.model,
-        other.device,
-        other.precision,
-        other.cache_bytes,
-    )
+    return replace(one, adapter=other.adapter) == other
 
 
 def _plain(word: str) -> str:

@@ -41,14 +41,14 @@ class Settings:
     folder: Path | None = None
     normalisation: Normalise = "stack"
 
-    def setup(self, model: str, adapter: str) -> Setup:
+    def setup(self, model: str, adapter: str, clip: str = "starter") -> Setup:
         """How a model is to run.
 
         Parameters
         ----------
-        model, adapter : str
+        model, adapter, clip : str
         """
-        return Setup(model, adapter, self.device, self.precision, self.cache_mb << 20)
+        return Setup(model, adapter, self.device, self.precision, self.cache_mb << 20, clip)
 
 
 def read_settings() -> Settings:

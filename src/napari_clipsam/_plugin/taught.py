@@ -56,7 +56,7 @@ class Record:
     goal : str
     minutes : float or None
     steps : int or None
-    model, adapter : str
+    model, adapter, clip : str
         What it began with.
     spent : float
         Seconds, as far as known.
@@ -79,6 +79,7 @@ class Record:
     steps: int | None
     model: str
     adapter: str
+    clip: str = "starter"
     spent: float = 0.0
     is_stopped: bool = False
 

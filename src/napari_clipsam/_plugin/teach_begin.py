@@ -117,4 +117,5 @@ class Beginning:
             steps=steps,
             model=setup.model,
             adapter=setup.adapter,
+            clip=setup.clip,
         )

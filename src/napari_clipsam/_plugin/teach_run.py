@@ -100,7 +100,7 @@ class TeachRun:
         to.update(**_FRESH, busy=Progress("Getting ready"))
         self.show_use()
         plan = Plan(pair.source(), record, to.today(), resume)
-        setup = to.settings().setup(record.model, record.adapter)
+        setup = to.settings().setup(record.model, record.adapter, record.clip)
         to.runner.submit(
             Job(
                 "teach",
@@ -246,12 +246,15 @@ class TeachRun:
     def use(self) -> None:
         """Let what was learnt answer."""
         if self._outcome is not None:
-            self._to.chosen.choose(self._outcome.record.model, self._outcome.adapter)
+            self._choose(self._outcome.adapter, self._outcome.record)
 
     def roll_back(self) -> None:
         """Let what it began with answer again."""
         if self._outcome is not None:
-            self._to.chosen.choose(self._outcome.record.model, self._outcome.record.adapter)
+            self._choose(self._outcome.record.adapter, self._outcome.record)
+
+    def _choose(self, adapter: str, record: Record) -> None:
+        self._to.chosen.choose(record.model, adapter, record.clip)
 
     def show_use(self) -> None:
         """Say whether what was learnt is what answers now."""

@@ -218,8 +218,8 @@ class TeachController:
     @property
     def setup(self) -> Setup:
         """The model and adapter that answer in the viewer."""
-        settings = self.settings()
-        return settings.setup(self.chosen.model or settings.model, self.chosen.usable_adapter())
+        settings, chosen = self.settings(), self.chosen
+        return settings.setup(chosen.model or settings.model, chosen.usable_adapter(), chosen.clip)
 
     @property
     def budget(self) -> tuple[float | None, int | None]:

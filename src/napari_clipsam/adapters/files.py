@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save
 from napari_clipsam.adapters.base import AdapterConfig
 from napari_clipsam.adapters.inject import Adapter, AdapterInfo, build_adapter
 from napari_clipsam.errors import AdapterError, ConfigError, InputError, OutputError
+from napari_clipsam.models.reading import read_header as read_metadata
 from napari_clipsam.outputs import replacing
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FORMAT_VERSION",
     "AdapterHeader",
+    "is_adapter",
     "load_adapter",
     "read_header",
     "round_as_stored",
@@ -118,6 +120,17 @@ def save_adapter(
                 "and its free space, or choose another folder."
             )
     return path
+
+
+def is_adapter(path: str | Path) -> bool:
+    """Whether a file calls itself an adapter, whatever else may be wrong with it.
+
+    Raises
+    ------
+    WeightsError
+        It is no weights file, or damaged.
+    """
+    return _KEY in read_metadata(path)
 
 
 def read_header(path: str | Path) -> AdapterHeader:

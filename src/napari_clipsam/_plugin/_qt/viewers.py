@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary, finalize
 
-from qtpy.QtCore import QCoreApplication
+from qtpy.QtCore import QCoreApplication, QUrl
+from qtpy.QtGui import QDesktopServices
 
 from napari_clipsam._folders import user_folder
 from napari_clipsam._plugin._qt.runner import QtRunner, QtTrainer
@@ -16,13 +17,18 @@ from napari_clipsam._plugin.commands import unwrapped
 from napari_clipsam._plugin.controller import SegmentController
 from napari_clipsam._plugin.engine import Engine
 from napari_clipsam._plugin.keeper import Keeper
+from napari_clipsam._plugin.library import LibraryController
+from napari_clipsam._plugin.library_errands import Errands
+from napari_clipsam._plugin.library_shelf import UserShelf
 from napari_clipsam._plugin.settings import read_settings
 from napari_clipsam._plugin.teaching import TeachController
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from napari.components import ViewerModel
 
-__all__ = ["controller_of", "forget_all", "teacher_of"]
+__all__ = ["controller_of", "forget_all", "librarian_of", "teacher_of"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,13 @@ class _Belongings:
     engine: Engine
     keeper: Keeper
     trainer: QtTrainer
+    errands: Errands
     chosen: Chosen
+
+    def close(self) -> None:
+        """End the threads and the session."""
+        _end(self.errands, self.trainer, self.runner)
+        self.keeper.close()
 
 
 _OF: WeakKeyDictionary[ViewerModel, _Belongings] = WeakKeyDictionary()
@@ -41,9 +53,7 @@ _OF: WeakKeyDictionary[ViewerModel, _Belongings] = WeakKeyDictionary()
 def forget_all() -> None:
     """End the sessions of all viewers, as napari's end does."""
     for own in list(_OF.values()):
-        own.trainer.close()
-        own.runner.close()
-        own.keeper.close()
+        own.close()
     _OF.clear()
 
 
@@ -61,20 +71,42 @@ def teacher_of(viewer: ViewerModel) -> TeachController:
     return TeachController(viewer, own.runner, own.engine, own.trainer, own.chosen, read_settings)
 
 
+def librarian_of(viewer: ViewerModel) -> LibraryController:
+    """A controller for a Library dock."""
+    viewer = unwrapped(viewer)
+    own = _of(viewer)
+    return LibraryController(
+        viewer,
+        own.runner,
+        own.errands,
+        UserShelf(),
+        own.chosen,
+        read_settings,
+        lambda: [one.chosen for one in _OF.values()],
+        reveal,
+    )
+
+
+def reveal(folder: Path) -> bool:
+    """Open a folder in the system's file browser; returns whether it could."""
+    return QDesktopServices.openUrl(QUrl.fromLocalFile(str(folder)))
+
+
 def _of(viewer: ViewerModel) -> _Belongings:
     """What belongs to a viewer, made when a dock first asks for it."""
     if viewer not in _OF:
-        runner, trainer = QtRunner(), QtTrainer()
+        runner, trainer, errands = QtRunner(), QtTrainer(), Errands(QtTrainer)
         folder = read_settings().folder or user_folder() / "sessions"
         engine, keeper = Engine(runner.check, runner.tell), Keeper(viewer, folder)
-        _OF[viewer] = _Belongings(runner, engine, keeper, trainer, Chosen())
-        finalize(viewer, _end, trainer, runner)
+        _OF[viewer] = _Belongings(runner, engine, keeper, trainer, errands, Chosen())
+        finalize(viewer, _end, errands, trainer, runner)
         application = QCoreApplication.instance()
         if application is not None:
             application.aboutToQuit.connect(forget_all)
     return _OF[viewer]
 
 
-def _end(trainer: QtTrainer, runner: QtRunner) -> None:
+def _end(errands: Errands, trainer: QtTrainer, runner: QtRunner) -> None:
+    errands.close()
     trainer.close()
     runner.close()
