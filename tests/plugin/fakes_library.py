@@ -123,7 +123,7 @@ class FakeShelf:
             if name in self.errors:
                 raise self.errors[name]
             self.arrived[name] = done + 1
-        yield DownloadProgress(400 * MB, 400 * MB, None)
+        yield DownloadProgress(400 * MB, None, None)
         key = next(key for key, entry in self.entries.items() if entry.name == name)
         self.entries[key] = replace(self.entries[key], is_here=True, file=FOLDER / name)
 
@@ -136,13 +136,13 @@ class FakeShelf:
         self._add(replace(SPOTS, key=f"adapter:{path}", name=path.stem, file=path))
         return path
 
-    def name_model(self, name: str, path: Path) -> None:
+    def name_model(self, name: str, path: Path) -> str:
         self.asked.append(("name_model", name, path))
         if name in self.errors:
             raise self.errors[name]
-        self._add(
-            replace(VIT_B, key=f"sam:{name}", name=name, is_here=True, can_get=False, file=path)
-        )
+        key = f"sam:{name}"
+        self._add(replace(VIT_B, key=key, name=name, is_here=True, can_get=False, file=path))
+        return key
 
     def delete(self, entry: Entry) -> None:
         self.asked.append(("delete", entry.key))

@@ -68,10 +68,14 @@ class Downloads:
 
     def _on_progress(self, entry: Entry, events: list[DownloadProgress]) -> None:
         if entry.key in self._running and entry.key not in self._stopped:
-            last = events[-1]
-            self._running[entry.key] = words.arriving(
-                entry.name, last.done, last.total, last.seconds_left
-            )
+            for event in events:
+                self._running[entry.key] = words.arriving(
+                    entry.name,
+                    event.done,
+                    event.total,
+                    event.seconds_left,
+                    self._running[entry.key],
+                )
             self._to.update(downloads=self.shown)
 
     def _on_end(self, entry: Entry, error: ClipSamError | None) -> None:

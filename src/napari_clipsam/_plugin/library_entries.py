@@ -15,7 +15,14 @@ if TYPE_CHECKING:
     from napari_clipsam.errors import ClipSamError
     from napari_clipsam.models.registry import ModelEntry
 
-__all__ = ["adapter_entry", "broken_adapter", "model_entry", "starter_adapter", "word_entries"]
+__all__ = [
+    "adapter_entry",
+    "broken_adapter",
+    "key_of",
+    "model_entry",
+    "starter_adapter",
+    "word_entries",
+]
 
 #: The model, the CLIP and the adapter that ship with the package.
 STARTER = "starter"
@@ -33,7 +40,7 @@ _ORIGINS = {
 _INNER = ("settings", "share")
 
 
-def model_entry(found: ModelEntry, folder: Path, identity: str) -> Entry:
+def model_entry(found: ModelEntry, folder: Path, identity: str, begun: int = 0) -> Entry:
     """A SAM or a CLIP.
 
     Parameters
@@ -43,9 +50,13 @@ def model_entry(found: ModelEntry, folder: Path, identity: str) -> Entry:
         Where the plugin's own copies of models are.
     identity : str
         Of its weights, "" while nobody knows it.
+    begun : int
+        Bytes that a download which was stopped has left.
     """
     is_clip = found.kind == "clip"
     file = found.file if found.installed else None
+    known = found.checksum
+    digest = found.sha256 if known is None or found.sha256 != known.value else ""
     return Entry(
         key=f"{found.kind}:{found.name}",
         kind=found.kind,
@@ -53,6 +64,7 @@ def model_entry(found: ModelEntry, folder: Path, identity: str) -> Entry:
         sets=_setting(found.name, is_clip),
         is_here=found.installed,
         can_get=found.source is not None,
+        begun=0 if found.installed else begun,
         size=None if found.size_mb is None else round(found.size_mb * 1e6),
         licence=found.licence,
         made_for=found.domain,
@@ -60,8 +72,9 @@ def model_entry(found: ModelEntry, folder: Path, identity: str) -> Entry:
         kept=_kept(found.name, file, folder),
         facts=_named(
             ("architecture", found.architecture),
-            ("checksum", _checksum(found)),
-            ("address", found.source or ""),
+            ("checksum", "" if known is None else f"{known}, {_ORIGINS[known.origin]}"),
+            ("sha256 of the file", digest or ""),
+            ("address", " or ".join(found.sources)),
             ("identity", identity),
         ),
     )
@@ -86,6 +99,11 @@ def starter_adapter(path: Path, header: AdapterHeader) -> Entry:
     )
 
 
+def key_of(adapter: Path) -> str:
+    """Key of a user's adapter, by its file."""
+    return f"adapter:{adapter}"
+
+
 def adapter_entry(path: Path, header: AdapterHeader, sams: Owners, clips: Owners) -> Entry:
     """An adapter of the user's, and what it belongs to."""
     info = header.info
@@ -93,7 +111,7 @@ def adapter_entry(path: Path, header: AdapterHeader, sams: Owners, clips: Owners
     clip, no_clip = clips.find(info.clip_identity)
     score, score_tip = _score(info.scores)
     return Entry(
-        key=f"adapter:{path}",
+        key=key_of(path),
         kind="adapter",
         name=path.stem,
         sets=Answering(model, str(path), clip),
@@ -111,7 +129,7 @@ def adapter_entry(path: Path, header: AdapterHeader, sams: Owners, clips: Owners
 def broken_adapter(path: Path, error: ClipSamError) -> Entry:
     """A file in the folder of adapters that is none, or none any more."""
     return Entry(
-        key=f"adapter:{path}",
+        key=key_of(path),
         kind="adapter",
         name=path.stem,
         size=path.stat().st_size if path.is_file() else None,
@@ -155,11 +173,6 @@ def _kept(name: str, file: Path | None, folder: Path) -> str:
     if file is not None and not file.is_relative_to(folder):
         return f"The file {file} is not the plugin's own copy. Delete it where it is."
     return ""
-
-
-def _checksum(found: ModelEntry) -> str:
-    known = found.checksum
-    return "" if known is None else f"{known}, {_ORIGINS[known.origin]}"
 
 
 def _made_for(words: tuple[str, ...]) -> str:

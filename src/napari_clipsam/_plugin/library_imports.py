@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from napari_clipsam._plugin import library_wording as words
+from napari_clipsam._plugin.library_entries import key_of
 from napari_clipsam._plugin.library_state import Naming
 from napari_clipsam._plugin.state import Progress
 from napari_clipsam._plugin.training_thread import Lesson
@@ -45,7 +46,7 @@ class Imports:
                 to.update(naming=found[-1])
             else:
                 to.update(hint=words.taken_in(found[-1].stem))
-                to.on_renewed(f"adapter:{found[-1]}")
+                to.on_renewed(key_of(found[-1]))
 
         to.update(naming=None, busy=Progress(f"Looking at {path.name}", can_stop=False))
         to.errands.start(_ERRAND, Lesson(work, done, self._on_end))
@@ -57,12 +58,11 @@ class Imports:
             return
 
         def work(_: Halt) -> Iterator[str]:
-            to.shelf.name_model(name, naming.path)
-            yield name
+            yield to.shelf.name_model(name, naming.path)
 
-        def done(_: list[str]) -> None:
+        def done(found: list[str]) -> None:
             to.update(naming=None, hint=words.taken_in(name))
-            to.on_renewed(f"sam:{name}")
+            to.on_renewed(found[-1])
 
         busy = Progress(f"Checking and copying {naming.path.name}", can_stop=False)
         to.update(naming=Naming(naming.path, name), busy=busy)

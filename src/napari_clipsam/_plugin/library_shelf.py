@@ -76,8 +76,8 @@ class Shelf(Protocol):
         """
         ...
 
-    def name_model(self, name: str, path: Path) -> None:
-        """Copy a model's file in under a name, after it was seen to load."""
+    def name_model(self, name: str, path: Path) -> str:
+        """Copy a model's file in under a name, after it was seen to load; returns its key."""
         ...
 
     def delete(self, entry: Entry) -> None:
@@ -119,7 +119,7 @@ class UserShelf:
             is_puzzled |= not bases.is_settled(header.info.base_identity)
             is_puzzled |= not readers.is_settled(header.info.clip_identity)
         known = [
-            model_entry(found, folder, one.identity_of(found))
+            model_entry(found, folder, one.identity_of(found), _begun(found.name))
             for one in (sams, languages)
             for found in one.entries
         ]
@@ -163,17 +163,20 @@ class UserShelf:
             return _copied(path)
         return Naming(path, _proposal(path))
 
-    def name_model(self, name: str, path: Path) -> None:
-        """Copy a model's file in under a name."""
+    def name_model(self, name: str, path: Path) -> str:
+        """Copy the file of a SAM, or under ARCH:TAG of a CLIP, in under a name."""
         from napari_clipsam.models.registry import import_file
 
-        import_file(name, path)
+        entry = import_file(name, path)
+        return f"{entry.kind}:{entry.name}"
 
     def delete(self, entry: Entry) -> None:
         """Delete what the plugin keeps of an entry."""
-        if entry.kept or entry.file is None:
+        if entry.begun:
+            _discard(entry.name)
+        elif entry.kept or entry.file is None:
             raise OutputError(entry.kept or f"{entry.name} is not on this computer.")
-        if entry.kind == "adapter":
+        elif entry.kind == "adapter":
             _delete_adapter(entry.file)
         else:
             from napari_clipsam.models.registry import uninstall
@@ -204,6 +207,35 @@ class Known:
 
 def _identities_file() -> Path:
     return user_folder() / "identities.json"
+
+
+def _begun(name: str) -> int:
+    """Bytes that a download has left."""
+    from napari_clipsam.models.store import part_file
+
+    try:
+        return part_file(name).stat().st_size
+    except OSError:
+        return 0
+
+
+def _discard(name: str) -> None:
+    """Delete what has come of a download.
+
+    Raises
+    ------
+    OutputError
+        Another program goes on with it.
+    """
+    from napari_clipsam.models.download import discard
+    from napari_clipsam.models.locking import FileLock
+    from napari_clipsam.models.store import part_file
+
+    part = part_file(name)
+    with FileLock(part.with_suffix(".lock")) as lock:
+        if not lock.acquire():
+            raise OutputError(f"Another program is downloading {name}. Stop it there first.")
+        discard(part)
 
 
 def _identity(found: ModelEntry) -> str:
@@ -266,18 +298,22 @@ def _copied(path: Path) -> Path:
 
 def _proposal(path: Path) -> str:
     """A name for a model's file: what it is known as, or one made of its own."""
-    from napari_clipsam.models.registry import models
+    from napari_clipsam.models.registry import clips, models
 
-    known = models()
-    for one in known:
-        if one.source and not one.installed and one.source.rpartition("/")[2] == path.name:
-            return one.name
+    known = (*models(), *clips())
+    meant = [one for one in known if any(_ending(url) == path.name for url in one.sources)]
+    if len(meant) == 1 and not meant[0].installed:
+        return meant[0].name
     stem = _UNFIT_FOR_NAMES.sub("-", path.stem).strip("-._")[:48] or "my-model"
     names, name, number = {one.name for one in known}, stem, 1
     while name in names:
         number += 1
         name = f"{stem}-{number}"
     return name
+
+
+def _ending(address: str) -> str:
+    return address.rpartition("/")[2]
 
 
 def _delete_adapter(file: Path) -> None:

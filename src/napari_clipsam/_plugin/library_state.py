@@ -74,6 +74,8 @@ class Entry:
         Whether its file is on this computer.
     can_get : bool
         Whether there is an address to get it from.
+    begun : int
+        Bytes that a download which was stopped has left.
     size : int or None
         Of its file, bytes.
     licence, made_for : str
@@ -94,6 +96,7 @@ class Entry:
     sets: Answering = Answering()
     is_here: bool = True
     can_get: bool = False
+    begun: int = 0
     size: int | None = None
     licence: str = ""
     made_for: str = ""

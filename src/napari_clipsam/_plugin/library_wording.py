@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from napari_clipsam._plugin.library_state import LibraryState
 
 __all__ = [
-    "ARRIVING",
     "KIND_WORDS",
     "arrived",
     "arriving",
@@ -37,10 +36,10 @@ KIND_WORDS: dict[Kind, str] = {
     "adapter": "adapter",
     "word": "word",
 }
-#: Status of what is on its way.
-ARRIVING = "coming"
 _IN_USE, _HERE, _NOT_HERE, _UNUSABLE = "in use", "yes", "no", "unusable"
+_COMING, _BEGUN = "coming", "begun"
 _PICK = "Select a line of the list first."
+_ASKED = (("delete", "Delete it"), ("keep", "Keep it"))
 _STEPS = 1000  # of a progress bar, which cannot count the bytes of a large file
 
 
@@ -48,7 +47,9 @@ def row(entry: Entry, is_arriving: bool, is_in_use: bool) -> Row:
     """An entry as a line of the list."""
     status = _HERE if entry.is_here else _NOT_HERE
     if is_arriving:
-        status = ARRIVING
+        status = _COMING
+    elif entry.begun:
+        status = _BEGUN
     elif is_in_use:
         status = _IN_USE
     elif entry.is_here and entry.missing:
@@ -89,6 +90,7 @@ def details(entry: Entry | None, is_in_use: bool) -> str:
         ("size", "" if entry.size is None else memory(entry.size)),
         ("licence", entry.licence),
         *entry.facts,
+        ("begun", f"{memory(entry.begun)} are here, Get goes on" if entry.begun else ""),
         ("file", where),
     ]
     return "\n".join(f"{name}: {value}" if name else value for name, value in lines if value)
@@ -105,7 +107,9 @@ def get_offer(entry: Entry | None, is_arriving: bool) -> Offer:
     if not entry.can_get:
         return Offer(tip=f"Nobody knows where to get {entry.name}. Import its file.")
     size = "" if entry.size is None else f" ({memory(entry.size)})"
-    return Offer(True, f"Download {entry.name}{size}; goes on where a download was stopped")
+    if entry.begun:
+        return Offer(True, f"Go on with {entry.name}{size}; {memory(entry.begun)} are here")
+    return Offer(True, f"Download {entry.name}{size}")
 
 
 def use_offer(entry: Entry | None, is_in_use: bool) -> Offer:
@@ -141,6 +145,8 @@ def delete_offer(entry: Entry | None, is_in_use: bool, is_arriving: bool) -> Off
         return Offer(tip=f"{entry.name} is on its way. Stop that first.")
     if entry.kept:
         return Offer(tip=entry.kept)
+    if entry.begun:
+        return Offer(True, f"Delete what has come of {entry.name}; asks first")
     if not entry.is_here:
         return Offer(tip=f"{entry.name} is not on this computer.")
     if is_in_use:
@@ -148,12 +154,14 @@ def delete_offer(entry: Entry | None, is_in_use: bool, is_arriving: bool) -> Off
     return Offer(True, f"Delete {entry.name} from this computer; asks first")
 
 
-def arriving(name: str, done: int, total: int | None, seconds_left: float | None) -> Progress:
-    """How far a download is."""
+def arriving(
+    name: str, done: int, total: int | None, seconds_left: float | None, former: Progress
+) -> Progress:
+    """How far a download is; one that knew its size and does not any more is all here."""
     here = f"{done / 1e6:.0f}"
-    if not total:
-        return Progress(f"{name}: {here} MB")
-    if done >= total:
+    if not total and not former.total:
+        return Progress(f"{name}: {here} MB" if done else former.text)
+    if not total or done >= total:
         return Progress(f"{name}: checking it", _STEPS, _STEPS)
     left = "" if seconds_left is None else f", {time_needed(seconds_left)} left"
     text = f"{name}: {here} of {total / 1e6:.0f} MB{left}"
@@ -182,11 +190,13 @@ def used(entry: Entry, former_adapter: str) -> Hint:
 
 def ask_delete(entry: Entry) -> Hint:
     """The one question before something is deleted."""
+    if entry.begun:
+        part = f"the {memory(entry.begun)} that have come of {entry.name}"
+        return Hint(f"Delete {part}? You can get it again.", _ASKED)
     size = "" if entry.size is None else f" ({memory(entry.size)})"
     after = "You can get it again." if entry.can_get else "It cannot be brought back."
     return Hint(
-        f"Delete {KIND_WORDS[entry.kind]} {entry.name}{size} from this computer? {after}",
-        (("delete", "Delete it"), ("keep", "Keep it")),
+        f"Delete {KIND_WORDS[entry.kind]} {entry.name}{size} from this computer? {after}", _ASKED
     )
 
 

@@ -140,7 +140,11 @@ class NamingSection(QWidget):
         self._shown: Naming | None = None
         self.question = text_line()
         self.name = QLineEdit()
-        tip(self.name, "Letters, digits, _, - and dots. Return imports")
+        tip(
+            self.name,
+            "Letters, digits, _, - and dots; of a CLIP its architecture first, as in "
+            "ViT-B-16:mine. Return imports",
+        )
         self.take_in = button("Import it", "Check the file, and copy it into the library")
         self.leave = button("Leave it", "Do not import this file")
         self.name.returnPressed.connect(self._enter)
