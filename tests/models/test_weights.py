@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import pickle
+import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,7 +27,6 @@ from napari_clipsam.models.reading import read_header
 from napari_clipsam.models.sam import SAM_CONFIGS, Sam
 from napari_clipsam.models.weights import (
     architecture_of,
-    import_model,
     is_file,
     load_clip,
     load_sam,
@@ -223,11 +222,43 @@ def test_a_whole_pickled_model_is_refused_with_what_to_save_instead(tmp_path: Pa
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
-def test_a_torchscript_program_is_refused(tmp_path: Path) -> None:
-    torch.jit.trace(nn.Linear(2, 2), torch.ones(1, 2)).save(tmp_path / "clip.pt")
+def test_a_torchscript_program_gives_its_tensors_and_is_not_run(tmp_path: Path) -> None:
+    layers = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3).half())
+    torch.jit.script(layers).save(tmp_path / "program.pt")
 
-    with pytest.raises(WeightsError, match=r"TorchScript program.*give OUT"):
-        read_state(tmp_path / "clip.pt")
+    assert same(read_state(tmp_path / "program.pt"), layers.state_dict())
+
+
+def test_a_torchscript_program_that_asks_for_more_is_not_read(tmp_path: Path) -> None:
+    class Asking:
+        def __reduce__(self) -> tuple[object, ...]:
+            return os.mkdir, (str(tmp_path / "ran"),)
+
+    hostile = pickle.dumps(Asking(), protocol=2)
+    foreign = pickle.dumps(OrderedDict(net=torch.float32), protocol=2)
+    for number, content in enumerate((hostile, foreign)):
+        path = tmp_path / f"{number}.pt"
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("net/constants.pkl", b"")
+            archive.writestr("net/data.pkl", content)
+        with pytest.raises(WeightsError, match="reading it could run code, so it was not read"):
+            read_state(path)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_a_torchscript_program_that_lacks_a_tensor_is_damaged(tmp_path: Path) -> None:
+    torch.jit.script(nn.Linear(2, 3)).save(tmp_path / "whole.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "whole.pt") as whole,
+        zipfile.ZipFile(tmp_path / "less.pt", "w") as less,
+    ):
+        for name in whole.namelist():
+            less.writestr(name, b"" if name.endswith("data/0") else whole.read(name))
+
+    with pytest.raises(WeightsError, match="is damaged or cut off"):
+        read_state(tmp_path / "less.pt")
 
 
 def written(kind: str, path: Path) -> bytes:
@@ -532,74 +563,7 @@ def test_a_write_that_fails_leaves_the_old_file(
     assert [p.name for p in tmp_path.iterdir()] == ["sam.safetensors"]
 
 
-# ---------------------------------------------------------------- importing
-
-
-@pytest.fixture
-def file(state: State, tmp_path: Path) -> Path:
-    path = tmp_path / "downloaded.pth"
-    torch.save({"model": state}, path)
-    return path
-
-
-def test_an_import_copies_and_describes_the_file(file: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "home" / "models"
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
-
-    copy = import_model("my-nuclei.v2", file, folder, sha256=digest[:6])
-
-    assert copy == folder / "my-nuclei.v2.pth" and copy.read_bytes() == file.read_bytes()
-    assert json.loads((folder / "my-nuclei.v2.json").read_text()) == {
-        "file": "my-nuclei.v2.pth",
-        "sha256": digest,
-        "bytes": file.stat().st_size,
-        "architecture": "custom",
-        "source": "downloaded.pth",
-    }
-    assert load_sam(copy).config == load_sam(file).config
-
-
-def test_safetensors_are_imported_under_their_own_ending(tmp_path: Path) -> None:
-    save_sam(tiny_sam(), tmp_path / "odd.bin")
-
-    assert import_model("mine", tmp_path / "odd.bin", tmp_path / "m").name == "mine.safetensors"
-
-
-@pytest.mark.parametrize(
-    "name", ["", "..", "a/b", "a\\b", ".hidden", "x.pth", "a b", "né", "x" * 65]
-)
-def test_names_that_could_not_be_used_are_refused(name: str, file: Path, tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="cannot be a model's name"):
-        import_model(name, file, tmp_path / "models")
-    assert not (tmp_path / "models").exists()
-
-
-def test_a_name_that_is_taken_is_refused(file: Path, tmp_path: Path) -> None:
-    first = import_model("mine", file, tmp_path / "models").read_bytes()
-    save_sam(tiny_sam(9), tmp_path / "other.safetensors")
-
-    with pytest.raises(WeightsError, match=r"a model 'mine' already\. Choose another name"):
-        import_model("mine", tmp_path / "other.safetensors", tmp_path / "models")
-    assert (tmp_path / "models" / "mine.pth").read_bytes() == first
-
-
-def test_a_file_that_is_no_sam_is_not_imported(tmp_path: Path) -> None:
-    torch.save({"weight": torch.ones(2)}, tmp_path / "linear.pth")
-
-    with pytest.raises(WeightsError, match="holds no complete SAM"):
-        import_model("mine", tmp_path / "linear.pth", tmp_path / "models")
-    assert not (tmp_path / "models").exists()
-
-
-def test_another_file_than_expected_is_not_imported(file: Path, tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match=r"not 01ec64\. Import it under a name of its own"):
-        import_model("vit_b", file, tmp_path / "models", sha256="01ec64")
-    assert not (tmp_path / "models").exists()
-
-
-def test_a_folder_that_cannot_be_made_is_named(file: Path) -> None:
-    with pytest.raises(OutputError, match=r"models cannot be made.*NAPARI_CLIPSAM_HOME"):
-        import_model("mine", file, file / "models")
+# ---------------------------------------------------------------- the user's folder
 
 
 def test_the_users_folder_can_be_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -296,11 +296,9 @@ def load_open_clip(
         The architecture is not known, the weights are missing or do not fit, or the vision tower
         gives no dense features.
     """
-    import open_clip
-
-    model, description = _built(architecture, tag)
+    model, description, tokenizer = _built(architecture, tag)
     _fill(model, read_state(file), str(file))
-    return Clip(model, ClipConfig(description, input_size), open_clip.get_tokenizer(architecture))
+    return Clip(model, ClipConfig(description, input_size), tokenizer)
 
 
 def _check_architecture(architecture: str) -> None:
@@ -313,8 +311,8 @@ def _check_architecture(architecture: str) -> None:
         )
 
 
-def _built(architecture: str, tag: str | None) -> tuple[Any, dict[str, Any]]:
-    """A model of open_clip with initial weights, and its description."""
+def _built(architecture: str, tag: str | None) -> tuple[Any, dict[str, Any], Any]:
+    """A model of open_clip with initial weights, its description, and its tokenizer."""
     import open_clip
 
     _check_architecture(architecture)
@@ -327,12 +325,13 @@ def _built(architecture: str, tag: str | None) -> tuple[Any, dict[str, Any]]:
         # Initial values are overwritten; the draws of others must not change by it.
         with torch.random.fork_rng(devices=[]):
             model = _build_model(description)
+        tokenizer = open_clip.get_tokenizer(architecture)
     except (ImportError, OSError, RuntimeError, ValueError) as error:
         raise WeightsError(
             f"{architecture} cannot be built here ({error}). Choose another, e.g. ViT-B-16."
         ) from error
     patch_size(model.visual)
-    return model, description
+    return model, description, tokenizer
 
 
 def _build_model(architecture: Mapping[str, Any]) -> Any:

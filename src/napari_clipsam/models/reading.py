@@ -1,6 +1,7 @@
 """Weights files as named tensors, read without running any code in them.
 
-What a file is, its first bytes tell, not its name: safetensors, an archive of torch, or neither.
+What a file is, its first bytes tell, not its name: safetensors, an archive of torch, or neither. Of
+a TorchScript archive, the tensors are read and the program is not run.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from napari_clipsam.errors import WeightsError
+from napari_clipsam.models.torchscript import FOREIGN, is_torchscript, read_torchscript
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -108,6 +110,8 @@ def _tensors_of(path: Path) -> dict[str, Tensor]:
             # Copied: a mapped file could not be replaced on Windows while the model lives.
             return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     try:
+        if is_torchscript(path):
+            return read_torchscript(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     # A damaged or hostile pickle makes the reader fail with almost any exception.
     except Exception as error:
@@ -122,12 +126,7 @@ def _tensors_of(path: Path) -> dict[str, Tensor]:
 
 def _refusal(path: Path, reason: str) -> WeightsError:
     """What to say of a torch file that could not be read."""
-    if "TorchScript" in reason:
-        return WeightsError(
-            f"{path} is a TorchScript program, not plain weights. Save its tensors with "
-            "torch.save(torch.jit.load(FILE).state_dict(), OUT) where you trust it, and give OUT."
-        )
-    if "weights_only" in reason or "Unsupported" in reason:
+    if any(part in reason for part in ("weights_only", "Unsupported", FOREIGN)):
         return WeightsError(
             f"{path} holds more than tensors, or is damaged: reading it could run code, so it was "
             "not read. Save the model's state_dict() alone (micro-sam: export_custom_sam_model), "

@@ -7,6 +7,7 @@ for longer than a moment, and may leave at any time.
 from __future__ import annotations
 
 import queue
+import re
 import threading
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -20,12 +21,14 @@ if TYPE_CHECKING:
 
 __all__ = ["CutOff", "Head", "Missing", "Patience", "transfer"]
 
-_CHUNK = 1 << 16
+#: What is lost at most when a connection is cut; a multiple of what the network brings at a time.
+_CHUNK = 1 << 14
 #: Chunks that may wait to be read.
-_AHEAD = 32
+_AHEAD = 256
 _TICK = 0.1
 _HOPS = 10
 _LOCAL = ("localhost", "127.0.0.1", "::1")
+_RANGE = re.compile(r"bytes (?:(?P<start>\d+)-\d+|\*)/(?P<total>\d+)")
 #: Answers of servers that are busy and may not be a moment later.
 _BUSY = (408, 425, 429, 500, 502, 503, 504)
 
@@ -58,7 +61,7 @@ class Head:
     status : int
         200: the whole file comes. 206: the rest of it. 416: there is no rest.
     start : int
-        Where in the file the first byte belongs.
+        Where in the file the first byte belongs; -1 where the server does not say it.
     total : int or None
         Bytes of the whole file.
     validator : str
@@ -178,9 +181,18 @@ def _converse(url: str, start: int, validator: str, patience: Patience) -> Itera
                 head = _read_head(response)
                 yield head
                 if head.status != 416:
-                    yield from response.iter_content(_CHUNK)
+                    yield from _body(response)
     except (requests.RequestException, HTTPError, OSError) as error:
         raise _understood(error, url, reached) from error
+
+
+def _body(response: Any) -> Iterator[bytes]:
+    if "Content-Encoding" in response.headers:
+        yield from response.iter_content(_CHUNK)
+        return
+    # Unlike iter_content, this hands on what came before a cut.
+    while chunk := response.raw.read(_CHUNK, decode_content=False):
+        yield chunk
 
 
 def _follow(session: Any, url: str, headers: dict[str, str], patience: Patience) -> Any:
@@ -228,19 +240,20 @@ def _read_head(response: Any) -> Head:
             f"{host} answered with a web page, not with the file: a proxy, or a network that wants "
             "a login, may have stepped in."
         )
-    begin, total = 0, None
-    unit, _, span = fields.get("Content-Range", "").partition(" ")
-    if status in (206, 416) and unit == "bytes":
-        first, _, whole = span.partition("/")
-        total = int(whole) if whole.isdigit() else None
-        begin = int(first.partition("-")[0]) if status == 206 else 0
-    elif status == 200 and "Content-Encoding" not in fields:
-        length = fields.get("Content-Length", "")
-        total = int(length) if length.isdigit() else None
+    start, total = 0, None
+    span = _RANGE.fullmatch(fields.get("Content-Range", ""))
+    length = fields.get("Content-Length", "")
+    if status == 200 and length.isdigit() and "Content-Encoding" not in fields:
+        total = int(length)
+    elif status != 200 and span:
+        start, total = int(span["start"] or 0), int(span["total"])
+    elif status != 200:
+        # A part of who knows what; asked again from the beginning.
+        start = -1
     tag = fields.get("ETag", "")
     # A weak tag promises the same meaning, not the same bytes.
     validator = tag if tag and not tag.startswith("W/") else fields.get("Last-Modified", "")
-    return Head(status, begin, total, validator)
+    return Head(status, start, total, validator)
 
 
 def _seconds(retry_after: str | None) -> float:
