@@ -23,12 +23,13 @@ from napari_clipsam.models.sam import default_split, normalise_pixels
 from napari_clipsam.semantics import Signals, make_signals, text_vector, valid_patches
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterator
+    from collections.abc import Callable, Hashable, Iterator, Sequence
 
     from torch import Tensor
 
     from napari_clipsam.adapters.inject import Adapter
     from napari_clipsam.geometry import Frame
+    from napari_clipsam.inference.shelf import Shelf
     from napari_clipsam.models.clip import Clip
     from napari_clipsam.models.sam import Sam
     from napari_clipsam.planes import Plane
@@ -63,6 +64,8 @@ class PlaneEncoder:
         Of the networks' arithmetic; below float32 the caches hold float16.
     cache_bytes : int
         Memory for trunks, and half of it again for dense features and image embeddings each.
+    shelf : Shelf, optional
+        Keeps trunks and dense features on disk as well.
 
     Attributes
     ----------
@@ -81,7 +84,13 @@ class PlaneEncoder:
     """
 
     def __init__(
-        self, sam: Sam, clip: Clip, device: torch.device, dtype: torch.dtype, cache_bytes: int
+        self,
+        sam: Sam,
+        clip: Clip,
+        device: torch.device,
+        dtype: torch.dtype,
+        cache_bytes: int,
+        shelf: Shelf | None = None,
     ) -> None:
         self.sam, self.clip = sam, clip
         self.device, self.dtype = device, dtype
@@ -90,8 +99,9 @@ class PlaneEncoder:
         self.calls: Counter[str] = Counter()
         self.seconds: dict[str, float] = {}
         kept = torch.float32 if dtype == torch.float32 else torch.float16
-        self._trunks = TensorCache(cache_bytes, kept)
-        self._dense = TensorCache(cache_bytes // 2, kept)
+        trunks, dense = ("", "") if shelf is None else (sam.identity, clip.identity)
+        self._trunks = TensorCache(cache_bytes, kept, shelf, f"trunk {trunks} {dtype}")
+        self._dense = TensorCache(cache_bytes // 2, kept, shelf, f"V {dense} {dtype}")
         self._embeddings = TensorCache(cache_bytes // 2, kept)
         # Trunk and CLIP see the same pixels one after the other.
         self._pixels = TensorCache(0)
@@ -164,11 +174,21 @@ class PlaneEncoder:
 
     def trunk(self, view: View) -> Tensor:
         """Trunk tokens (1, G, G, C) of a view."""
-        return self._trunks.get((*view.key, self.split), lambda: self._run_trunk(view)).float()
+        found = self._trunks.get(self._trunk_key(view), lambda: self._run_trunk([view]))
+        return found.to(self.device).float()
 
     def dense(self, view: View) -> Tensor:
         """Dense CLIP features V (1, 1 + N, D) of a view, by the adapter's own attention if any."""
-        return self._dense.get((*view.key, self._tuning), lambda: self._run_dense(view)).float()
+        found = self._dense.get(self._dense_key(view), lambda: self._run_dense([view]))
+        return found.to(self.device).float()
+
+    def encode(self, views: Sequence[View], with_words: bool) -> None:
+        """Make trunks, and with words dense features, of several views at once where not cached."""
+        keys = [self._trunk_key(view) for view in views]
+        self._trunks.fill(keys, lambda which: self._run_trunk([views[i] for i in which]))
+        if with_words:
+            keys = [self._dense_key(view) for view in views]
+            self._dense.fill(keys, lambda which: self._run_dense([views[i] for i in which]))
 
     def text(self, word: str) -> Tensor:
         """t (D,) of a word; a taught one has its learned vector added.
@@ -242,16 +262,27 @@ class PlaneEncoder:
         h, w = pixels.shape[1:]
         return F.pad(pixels, (0, size - w, 0, size - h))[None]
 
-    def _run_trunk(self, view: View) -> Tensor:
+    def _trunk_key(self, view: View) -> Hashable:
+        return (*view.key, self.split)
+
+    def _dense_key(self, view: View) -> Hashable:
+        return (*view.key, self._tuning)
+
+    def _run_trunk(self, views: Sequence[View]) -> Tensor:
         with self.timed("trunk"), autocast(self.device, self.dtype):
             self.calls["trunk"] += 1
-            return require_finite(self.sam.trunk(self.pixels(view), self.split, self.pause))
+            return require_finite(self.sam.trunk(self._stacked(views), self.split, self.pause))
 
-    def _run_dense(self, view: View) -> Tensor:
+    def _run_dense(self, views: Sequence[View]) -> Tensor:
         with self.timed("signals"), autocast(self.device, self.dtype):
             self.calls["clip"] += 1
             tuning = tuning_of(self.adapter)
-            return require_finite(self.clip.dense(self.pixels(view), tuning, self.pause))
+            return require_finite(self.clip.dense(self._stacked(views), tuning, self.pause))
+
+    def _stacked(self, views: Sequence[View]) -> Tensor:
+        if len(views) == 1:
+            return self.pixels(views[0])
+        return torch.cat([self._make_pixels(view) for view in views])
 
     def _run_head(self, view: View, word: str | None, adapter: Adapter | None) -> Tensor:
         tokens = self.trunk(view)

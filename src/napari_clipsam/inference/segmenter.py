@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from napari_clipsam.geometry import Frame
+    from napari_clipsam.inference.shelf import Shelf
     from napari_clipsam.models.sam import Decoded
 
 __all__ = ["Segmenter"]
@@ -73,6 +74,9 @@ class Segmenter:
     seed : int
         Of the points drawn from similarity maps.
     instances : InstanceSettings
+    shelf : Shelf, optional
+        Keeps trunks and CLIP's features on disk as well, for later and for other processes. What
+        went wrong with it is said in the `note` of the next answer.
 
     Attributes
     ----------
@@ -101,6 +105,7 @@ class Segmenter:
         cache_bytes: int = 1 << 30,
         seed: int = 0,
         instances: InstanceSettings = _INSTANCES,
+        shelf: Shelf | None = None,
     ) -> None:
         self.device = choose_device(device)
         dtype = resolve_precision(precision, self.device)
@@ -108,7 +113,8 @@ class Segmenter:
         with memory_guard(self.device, dtype):
             sam = self.model.sam.to(self.device).eval().requires_grad_(False)
             text = self.model.clip.to(self.device).eval().requires_grad_(False)
-        self._encoder = PlaneEncoder(sam, text, self.device, dtype, cache_bytes)
+        self._encoder = PlaneEncoder(sam, text, self.device, dtype, cache_bytes, shelf)
+        self._shelf = shelf
         self._decoder = PromptDecoder(self._encoder)
         self._concepts = ConceptFinder(self._encoder, self._decoder, instances, seed)
         self._plane: Plane | None = None
@@ -261,7 +267,8 @@ class Segmenter:
                 raise
             note += self._leave_device(error)
             found = self._find(request, target, word, previous, progress)
-        note = " ".join(part for part in (found.note, note) if part)
+        troubles = () if self._shelf is None else self._shelf.take_problems()
+        note = " ".join(part for part in (found.note, note, *troubles) if part)
         return replace(found, seconds=dict(self._encoder.seconds), text=word, note=note)
 
     @torch.inference_mode()
