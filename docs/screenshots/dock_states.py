@@ -16,10 +16,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from library_states import STATES as LIBRARY_STATES
 from psygnal import Signal
 from teach_states import STATES as TEACH_STATES
 
+from napari_clipsam._plugin.library_state import LibraryState
 from napari_clipsam._plugin.state import Choice, DockState, Hint, ObjectRow, Progress
+from napari_clipsam._plugin.teach_state import TeachState
 
 if TYPE_CHECKING:
     import napari.viewer
@@ -120,6 +123,7 @@ SEGMENT_STATES: dict[str, DockState] = {
 STATES: dict[str, Any] = {
     **{f"segment-{name}": state for name, state in SEGMENT_STATES.items()},
     **{f"teach-{name}": state for name, state in TEACH_STATES.items()},
+    **{f"library-{name}": state for name, state in LIBRARY_STATES.items()},
 }
 
 
@@ -146,8 +150,10 @@ def save(viewer: napari.viewer.Viewer, state: Any, width: int, path: Path) -> No
     """Write one picture of a dock in napari's window."""
     from napari_clipsam._plugin._qt.annotate import SegmentDock
     from napari_clipsam._plugin._qt.finetune import TeachDock
+    from napari_clipsam._plugin._qt.library import LibraryDock
 
-    dock = (SegmentDock if isinstance(state, DockState) else TeachDock)(viewer, Still(state))
+    docks = {DockState: SegmentDock, TeachState: TeachDock, LibraryState: LibraryDock}
+    dock = docks[type(state)](viewer, Still(state))
     frame = viewer.window.add_dock_widget(dock, name="CLIP-Guided SAM", area="right")
     frame.setFloating(True)
     frame.resize(width, HEIGHT)

@@ -160,7 +160,7 @@ class LibraryController:
         if entry.kind == "word":
             commands.find_word(self.viewer, entry.name)
 
-    def show(self) -> None:
+    def show_file(self) -> None:
         """Open the folder of what is selected in the system's file browser."""
         entry = self._selected
         if entry is None or entry.file is None:
@@ -219,7 +219,7 @@ class LibraryController:
             details=words.details(entry, is_in_use),
             get=words.get_offer(entry, is_arriving),
             use=words.use_offer(entry, is_in_use),
-            show=words.show_offer(entry),
+            show_file=words.show_offer(entry),
             delete=words.delete_offer(entry, self._is_used(entry), is_arriving),
             downloads=self.downloads.shown,
         )

@@ -168,7 +168,7 @@ class LibraryState:
         Key of the row whose details are shown; "" without one.
     details : str
         All that is known of it, a fact in each line.
-    get, use, show, delete : Offer
+    get, use, show_file, delete : Offer
         What can be done with it.
     downloads : tuple of Download
     busy : Progress or None
@@ -185,7 +185,7 @@ class LibraryState:
     details: str = ""
     get: Offer = Offer()
     use: Offer = Offer()
-    show: Offer = Offer()
+    show_file: Offer = Offer()
     delete: Offer = Offer()
     downloads: tuple[Download, ...] = ()
     busy: Progress | None = None
@@ -219,7 +219,7 @@ class LibraryControls(Protocol):
     def import_as(self, name: str) -> None: ...
     def drop_import(self) -> None: ...
     def use(self) -> None: ...
-    def show(self) -> None: ...
+    def show_file(self) -> None: ...
     def delete(self) -> None: ...
     def act(self, action: str) -> None:
         """Do what a button of the hint says."""

@@ -95,29 +95,31 @@ def test_details_say_all_that_is_known(librarian: LibraryController) -> None:
 
 def test_nothing_selected_offers_nothing(librarian: LibraryController) -> None:
     state = librarian.state
-    for offer in (state.get, state.use, state.show, state.delete):
+    for offer in (state.get, state.use, state.show_file, state.delete):
         assert not offer.enabled and offer.tip == "Select a line of the list first."
 
 
 @pytest.mark.parametrize(
     ("key", "enabled", "why"),
     [
-        (STARTER.key, "show", {"get": "already", "use": "already", "delete": "package"}),
+        (STARTER.key, "show_file", {"get": "already", "use": "already", "delete": "package"}),
         (
             VIT_B.key,
             "get",
-            {"use": "Get it first", "show": "no file", "delete": "not on this computer"},
+            {"use": "Get it first", "show_file": "no file", "delete": "not on this computer"},
         ),
-        (SPOTS.key, "use show delete", {"get": "already"}),
-        (FOREIGN.key, "show delete", {"get": "already", "use": "belongs to the model vit_b"}),
-        (f"word:spots@{SPOTS.key}", "use show", {"delete": "Delete that instead"}),
+        (SPOTS.key, "use show_file delete", {"get": "already"}),
+        (FOREIGN.key, "show_file delete", {"get": "already", "use": "belongs to the model vit_b"}),
+        (f"word:spots@{SPOTS.key}", "use show_file", {"delete": "Delete that instead"}),
     ],
 )
 def test_buttons_say_why_they_cannot_be_pressed(
     librarian: LibraryController, key: str, enabled: str, why: dict[str, str]
 ) -> None:
     librarian.select(key)
-    offers = {name: getattr(librarian.state, name) for name in ("get", "use", "show", "delete")}
+    offers = {
+        name: getattr(librarian.state, name) for name in ("get", "use", "show_file", "delete")
+    }
     assert [name for name, offer in offers.items() if offer.enabled] == enabled.split()
     for name, part in why.items():
         assert part in offers[name].tip

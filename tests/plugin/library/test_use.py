@@ -149,7 +149,7 @@ def test_the_folder_of_a_file_is_opened(viewer: ViewerModel, shelf: FakeShelf) -
     opened: list[Path] = []
     librarian = make_librarian(viewer, shelf, reveal=lambda folder: not opened.append(folder))
     librarian.select(SPOTS.key)
-    librarian.show()
+    librarian.show_file()
     assert opened == [shelf.entries[SPOTS.key].file.parent] and hint(librarian) == ""
 
 
@@ -158,7 +158,7 @@ def test_without_a_file_browser_it_says_where_the_file_is(
 ) -> None:
     librarian = make_librarian(viewer, shelf, reveal=lambda folder: False)
     librarian.select(SPOTS.key)
-    librarian.show()
+    librarian.show_file()
     assert str(shelf.entries[SPOTS.key].file.parent) in hint(librarian)
 
 

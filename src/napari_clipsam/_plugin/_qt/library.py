@@ -53,9 +53,10 @@ class LibraryDock(Dock):
         self.hint.acted.connect(partial(self.ask, controls.act))
         self.arrivals = ArrivalSection(self.ask, controls)
         self.details = DetailSection()
-        self.column.addWidget(self.list, 1)
-        for part in (self.buttons, self.naming, self.hint, self.arrivals, self.details):
+        self.column.addWidget(self.list, 3)
+        for part in (self.buttons, self.naming, self.hint, self.arrivals):
             self.column.addWidget(part)
+        self.column.addWidget(self.details, 1)
         self.begin()
 
     def render_state(self, state: LibraryState) -> None:
@@ -68,7 +69,7 @@ class LibraryDock(Dock):
         if made_for != self._made_for:
             self._made_for = made_for
             order_tabs(self.content)
-        if focus is not None and not focus.hasFocus():
+        if focus is not None and self.inner_focus() is None:
             self.setFocus()
 
     def showEvent(self, event: QShowEvent | None) -> None:

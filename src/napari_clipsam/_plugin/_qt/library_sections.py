@@ -52,7 +52,7 @@ class ListSection(QWidget):
         self._controls, self._ask = controls, ask
         self.kind = ChoiceBox("Which kind to list")
         self.wanted = QLineEdit()
-        self.wanted.setPlaceholderText("name, word, licence")
+        self.wanted.setPlaceholderText("find in the list")
         self.wanted.setClearButtonEnabled(True)
         tip(self.wanted, "List only what holds these words")
         self.table = LibraryTable()
@@ -107,7 +107,7 @@ class ActionSection(QWidget):
         self._offers: dict[str, QPushButton] = {
             "get": self.get,
             "use": self.use,
-            "show": self.show_file,
+            "show_file": self.show_file,
             "delete": self.delete,
         }
         for name, made in self._offers.items():

@@ -36,6 +36,7 @@ _LETTERS = (0, 0, 0, 44, 62, 84, 104)
 _RIGHT = Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
 _LEFT = Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter
 _LINES = 9
+_GAP = "\N{EN SPACE}"  # between a column on the right of its place and the next
 
 
 class _Rows(QAbstractTableModel):
@@ -88,7 +89,7 @@ class _Rows(QAbstractTableModel):
         if orientation != Qt.Orientation.Horizontal:
             return None
         if role == Qt.ItemDataRole.DisplayRole:
-            return _COLUMNS[section][1]
+            return _COLUMNS[section][1] + (_GAP if section == _SIZE else "")
         if role == Qt.ItemDataRole.TextAlignmentRole:
             return _RIGHT if section == _SIZE else _LEFT
         return None
@@ -97,7 +98,7 @@ class _Rows(QAbstractTableModel):
         row, column = self.rows[index.row()], index.column()
         text = getattr(row, _COLUMNS[column][0])
         if role == Qt.ItemDataRole.DisplayRole:
-            return text
+            return text + _GAP if column == _SIZE else text
         if role == Qt.ItemDataRole.ToolTipRole:
             return row.score_tip if _COLUMNS[column][0] == "score" else text
         if role == Qt.ItemDataRole.TextAlignmentRole:
