@@ -473,11 +473,10 @@ def test_a_disk_that_fills_up_keeps_what_has_come(
             self.file.write(chunk)
 
     opened = Download._opened
-    monkeypatch.setattr(Download, "_opened", lambda *given: Full(opened(*given)))
-    with pytest.raises(OutputError, match=r"No space left on device.*Free some space"):
-        fetch(server, part)
-    monkeypatch.undo()
-    monkeypatch.setenv("NO_PROXY", "*")
+    with monkeypatch.context() as patch:
+        patch.setattr(Download, "_opened", lambda *given: Full(opened(*given)))
+        with pytest.raises(OutputError, match=r"No space left on device.*Free some space"):
+            fetch(server, part)
     assert part.read_bytes() == CONTENT[:65_536]
 
     fetch(server, part)

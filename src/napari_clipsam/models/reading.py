@@ -112,7 +112,9 @@ def _tensors_of(path: Path) -> dict[str, Tensor]:
     try:
         if is_torchscript(path):
             return read_torchscript(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        # Opened here: by a path, torch would go by its ending.
+        with path.open("rb") as file:
+            content = torch.load(file, map_location="cpu", weights_only=True)
     # A damaged or hostile pickle makes the reader fail with almost any exception.
     except Exception as error:
         raise _refusal(path, str(error)) from error

@@ -319,7 +319,7 @@ def _merged(known: ModelEntry, found: ModelEntry) -> ModelEntry:
         file=found.file,
         sha256=found.sha256,
         size_mb=found.size_mb,
-        checksum=known.checksum or store.first_download(known.name) or found.checksum,
+        checksum=known.checksum or found.checksum,
     )
 
 

@@ -247,11 +247,12 @@ def _records(kind: Literal["sam", "clip"]) -> Iterator[ModelEntry]:
         name = record.stem.replace(_COLON, ":", 1) if kind == "clip" else record.stem
         try:
             described = json.loads(record.read_text(encoding="utf-8"))
-            digest = str(described["sha256"])
+            digest, source = str(described["sha256"]), str(described.get("source", ""))
             yield ModelEntry(
                 name=name,
                 architecture=str(described["architecture"]),
-                checksum=Checksum("sha256", digest, "import"),
+                source=source if "://" in source else None,
+                checksum=first_download(name) or Checksum("sha256", digest, "import"),
                 size_mb=int(described["bytes"]) / 1e6,
                 file=record.with_name(Path(described["file"]).name),
                 kind=kind,
