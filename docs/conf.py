@@ -6,6 +6,8 @@ import sys
 from importlib.metadata import version as version_of
 from pathlib import Path
 
+from sphinx.domains.python import PyObject
+
 sys.path.insert(0, str(Path(__file__).parent))
 
 project = "napari-clipsam"
@@ -15,7 +17,6 @@ release = version = version_of("napari-clipsam")
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "mathml"]
 exclude_patterns = ["screenshots", "_templates", "_static"]
 templates_path = ["_templates"]
-suppress_warnings = ["config.cache"]
 
 myst_enable_extensions = ["dollarmath", "attrs_block"]
 # Anchors as GitHub makes them, so that links work there and here.
@@ -26,6 +27,9 @@ autodoc_typehints = "none"  # the docstrings give types, with shapes
 napoleon_google_docstring = False
 napoleon_use_ivar = True
 napoleon_use_rtype = False
+for field in PyObject.doc_field_types:
+    if field.name == "variable":
+        field.label = "Attributes"  # as the docstrings have it; Sphinx says Variables
 # What single backquotes mean in docstrings.
 default_role = "code"
 

@@ -9,12 +9,13 @@ needs a display; `make screenshots` brings a virtual one. A session is used by m
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import os
+import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -212,6 +213,64 @@ def stack(session: Session) -> None:
     session.picture("stack-followed")
 
 
+def volume(session: Session) -> None:
+    """Every nucleus of a stack, with one number through all slices, in 3D and as a table."""
+    session.open("nuclei_stack")
+    truth = session.viewer.layers["nuclei stack labels"]
+    truth.visible = False
+    image = session.viewer.layers["nuclei stack"]
+    session.viewer.dims.set_point(0, image.data_to_world((20, 0, 0))[0])
+    session.find("nuclei")
+    session.answered(lambda: session.look_for("instances"))
+    session.picture("volume-slice")
+    session.key(Qt.Key.Key_J, Qt.KeyboardModifier.ShiftModifier)
+    wait(
+        lambda: session.controller.state.busy is None and "step" in session.controller.state.answer
+    )
+    session.viewer.dims.set_point(0, image.data_to_world((12, 0, 0))[0])
+    session.picture("volume-found")
+    session.key(Qt.Key.Key_K)
+    found = session.viewer.layers["nuclei"].data
+    print(f"{found.max()} objects of {truth.data.max()}; AP50 {volume_ap50(found, truth.data):.2f}")
+    image.visible = False
+    session.viewer.dims.ndisplay = 3
+    session.viewer.reset_view()
+    session.viewer.scene.camera.angles = (0, 30, 120)
+    session.picture("volume-kept")
+
+
+def volume_ap50(found: NDArray, truth: NDArray) -> float:
+    """Share of objects of two labellings that are the same, at an overlap of half in 3D."""
+    together, counts = np.unique(
+        np.stack([found.ravel(), truth.ravel()]), axis=1, return_counts=True
+    )
+    sizes = np.bincount(found.ravel()), np.bincount(truth.ravel())
+    same = sum(
+        count > 0.5 * (sizes[0][a] + sizes[1][b] - count)
+        for (a, b), count in zip(together.T, counts, strict=True)
+        if a and b
+    )
+    n_found, n_truth = (np.count_nonzero(one[1:]) for one in sizes)
+    return same / (n_found + n_truth - same)
+
+
+def large(session: Session) -> None:
+    """A slice of the OME-Zarr that the tutorial makes, opens and scales in napari's console."""
+    session.open("nuclei_stack")
+    page = IMAGES.parent / "tutorials" / "large-ome-zarr.md"
+    typed = re.findall(r"^```python\n(.*?)^```$", page.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        for block in typed[:2]:
+            exec(block, {"viewer": session.viewer})
+        wait(lambda: session.controller.state.image == "large.ome")
+        layer = session.viewer.layers["large.ome"]
+        session.viewer.dims.set_point(0, layer.data_to_world((20, 0, 0))[0])
+        layer.reset_contrast_limits("slice")
+        session.find("nuclei")
+        session.picture("large")
+        session.controller.close()
+
+
 def teach(session: Session) -> None:
     """The brighter nuclei of a stack, taught from three slices, then found in all of it."""
     image = session.open("nuclei_stack")
@@ -278,11 +337,13 @@ SESSIONS = {
     "first-minutes": first_minutes,
     "no-match": no_match,
     "stack": stack,
+    "volume": volume,
+    "large": large,
     "teach": teach,
 }
 
 
-@contextmanager
+@contextlib.contextmanager
 def nobodys_home() -> Iterator[None]:
     """Neither read nor change what the user keeps: settings, sessions, models."""
     with tempfile.TemporaryDirectory() as home:
@@ -293,7 +354,7 @@ def nobodys_home() -> Iterator[None]:
         yield
 
 
-@contextmanager
+@contextlib.contextmanager
 def new_session() -> Iterator[Session]:
     """A fresh viewer with the dock."""
     import napari
