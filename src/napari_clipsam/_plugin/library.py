@@ -231,6 +231,7 @@ class LibraryController:
     def on_renewed(self, select: str = "") -> None:
         """Something came or went: tell all docks, this one too."""
         self.update(selected=select or self.state.selected)
+        self._was_puzzled = False
         self.chosen.renewed.emit()
 
     @property
@@ -262,6 +263,7 @@ class LibraryController:
         """Something else answers: a new adapter may have come with it."""
         if self._used is not None and self.state.hint == self._used and not self._is_as_used():
             self.update(hint=None)
+        self.render()
         self.look()
 
     def _is_as_used(self) -> bool:

@@ -43,7 +43,7 @@ class Imports:
 
         def done(found: list[Naming | Path]) -> None:
             if isinstance(found[-1], Naming):
-                to.update(naming=found[-1])
+                to.update(naming=found[-1], busy=None)
             else:
                 to.update(hint=words.taken_in(found[-1].stem))
                 to.on_renewed(key_of(found[-1]))

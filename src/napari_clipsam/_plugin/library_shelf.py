@@ -103,8 +103,8 @@ class UserShelf:
         folder, identities = models_folder(), Identities(_identities_file())
         path = starter_file("adapter")
         header = read_header(path)
-        sams = Known(models(), header.info.base_identity, identities)
-        languages = Known(clips(), header.info.clip_identity, identities)
+        sams = _Known(models(), header.info.base_identity, identities)
+        languages = _Known(clips(), header.info.clip_identity, identities)
         own, words, is_puzzled = [starter_adapter(path, header)], [], False
         words += word_entries(own[0], header.info.words)
         bases, readers = sams.owners("model"), languages.owners("CLIP")
@@ -184,7 +184,7 @@ class UserShelf:
             uninstall(entry.name)
 
 
-class Known:
+class _Known:
     """Models of one kind, and who they are."""
 
     def __init__(self, entries: list[ModelEntry], starter: str, identities: Identities) -> None:

@@ -211,6 +211,7 @@ class TeachRun:
         name = title(record.words, record.image, self._to.today())
         if event.path is not None:
             self._outcome = _Outcome(record, self._result, event.path.stem, str(event.path))
+            chosen.renewed.emit()
             saved, tip = f"Saved as {event.path.stem}", f"In {event.path.parent}"
             return {"saved": saved, "saved_tip": tip, "can_save": False}
         adapter = f"memory:{name}"
@@ -283,6 +284,7 @@ class TeachRun:
             self._outcome = replace(outcome, name=path.stem, adapter=str(path))
             to.chosen.unsaved = tuple(c for c in to.chosen.unsaved if c.value != outcome.adapter)
             was_used = to.setup.adapter == outcome.adapter
+            to.chosen.renewed.emit()
             to.update(saved=f"Saved as {path.stem}", saved_tip=f"In {path.parent}", can_save=False)
             to.update(hint=None)
             if was_used:

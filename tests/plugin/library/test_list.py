@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from napari.components import ViewerModel
 from plugin.fakes_library import (
@@ -11,7 +13,6 @@ from plugin.fakes_library import (
     STARTER,
     VIT_B,
     FakeShelf,
-    hint,
     make_librarian,
     row,
 )
@@ -140,9 +141,11 @@ def test_models_are_identified_once_where_an_adapter_asks_for_it(viewer: ViewerM
     shelf = FakeShelf(is_puzzled=True)
     librarian = make_librarian(viewer, shelf)
     assert shelf.asked == [("look",), ("identify",), ("look",)]
+    shelf.is_puzzled = True
     librarian.look()
-    assert shelf.asked.count(("identify",)) == 1
-    assert hint(librarian) == ""
+    assert shelf.asked.count(("identify",)) == 1, "it is still unknown, and nothing is new"
+    librarian.import_file(Path("blobs.safetensors"))
+    assert shelf.asked.count(("identify",)) == 2
 
 
 def test_a_closed_one_listens_to_nobody(viewer: ViewerModel, shelf: FakeShelf) -> None:

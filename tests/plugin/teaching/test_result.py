@@ -68,3 +68,10 @@ def test_where_nothing_was_learnt_only_a_word_that_is_known_has_a_next_slice(
     assert bool(engine(teacher).ranked) == is_known
     assert teacher.state.can_go == is_known
     assert teacher.state.next_slice.endswith("(least sure)") == is_known
+
+
+def test_other_docks_hear_of_a_new_adapter(teacher: TeachController) -> None:
+    heard: list[str] = []
+    teacher.chosen.renewed.connect(lambda: heard.append("renewed"))
+    teacher.teach()
+    assert heard == ["renewed"]

@@ -155,10 +155,11 @@ class NamingSection(QWidget):
 
     def show_state(self, state: LibraryState) -> None:
         """Ask, where there is something to name."""
-        naming = state.naming
+        naming, is_free = state.naming, state.busy is None
+        is_asked_again = is_free and not self.isEnabled()
         self.setVisible(naming is not None)
-        self.setEnabled(state.busy is None)
-        if naming is not None and naming != self._shown:
+        self.setEnabled(is_free)
+        if naming is not None and (naming != self._shown or is_asked_again):
             self.question.setText(f"{naming.path.name} may be a model. What is it to be called?")
             self.name.setText(naming.proposed)
             self.name.selectAll()
