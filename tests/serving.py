@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 __all__ = [
     "FileServer",
+    "Handler",
     "answer",
     "cut",
     "page",

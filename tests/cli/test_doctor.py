@@ -35,7 +35,7 @@ def test_it_tells_what_is_here(run: Run, tmp_path: Path) -> None:
         assert line.split()[1] == metadata.version(what)
     assert "cpu: " in done.out and "memory" in done.out
     assert str(tmp_path / "home" / "models") in done.out
-    assert "vit_b: not installed" in done.out
+    assert "not installed: vit_b, vit_l, " in done.out and ", ViT-B-16:openai, " in done.out
     assert "a click: " in done.out and "256 x 256 plane" in done.out
 
 

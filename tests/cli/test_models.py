@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import _thread
 import json
+import re
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,20 +14,29 @@ import tifffile
 import torch
 from bright import Run
 from safetensors.torch import load_file
+from serving import FileServer, Handler, answer, serving, trickle
+from tiny import CLIP_ARCHITECTURE
 
 from napari_clipsam.adapters.files import read_header
 from napari_clipsam.adapters.released import load_released
-from napari_clipsam.models.weights import load_clip, load_sam
+from napari_clipsam.models import registry
+from napari_clipsam.models.checksum import sha256_of
+from napari_clipsam.models.clip import ClipConfig, build_clip
+from napari_clipsam.models.registry import Checksum, ModelEntry, register_model
+from napari_clipsam.models.weights import load_clip, load_sam, save_clip
 
 
 @pytest.mark.parametrize("words", [["models"], ["models", "list"]])
 def test_all_known_models_are_listed(run: Run, words: list[str]) -> None:
     done = run(*words)
     assert (done.status, done.err) == (0, "")
-    rows = {line.split()[0]: line for line in done.out.split("\n\n")[0].splitlines()}
-    assert {"starter", "vit_b", "vit_l", "vit_h"} <= set(rows)
+    sams, clips, how = done.out.split("\n\n")
+    rows = {line.split()[0]: line for line in sams.splitlines()}
+    assert {"starter", "vit_b", "vit_l", "vit_h", "vit_b_lm", "medsam"} <= set(rows)
     assert "Apache-2.0" in rows["vit_b"] and "375.0 MB" in rows["vit_b"]
-    assert "https://dl.fbaipublicfiles.com/segment_anything/sam_vit_b_01ec64.pth" in done.out
+    assert "yes" in rows["starter"].split() and "no" in rows["vit_b"].split()
+    assert {"starter", "ViT-B-16:openai"} <= {line.split()[0] for line in clips.splitlines()}
+    assert "models download NAME" in how and "models import NAME FILE" in how
 
 
 def test_an_imported_model_works_by_name_until_it_is_removed(
@@ -32,29 +45,122 @@ def test_an_imported_model_works_by_name_until_it_is_removed(
     options = ["--text", "nuclei", "--clip", tiny_files["clip"], "-o", tmp_path / "o.tif"]
     done = run("models", "import", "mine", tiny_files["sam"])
     assert done.status == 0 and "--model mine" in done.out
+    assert sha256_of(tiny_files["sam"]) in done.out and "none to compare" in done.out
     assert "mine" in run("models").out
     done = run("segment", image, "--model", "mine", "--json", tmp_path / "r.json", *options)
     assert done.status == 0, done.err
     assert json.loads((tmp_path / "r.json").read_text())["model"] == "mine"
     assert run("models", "remove", "mine").status == 0
-    assert not list((tmp_path / "home" / "models").iterdir())
+    assert not list((tmp_path / "home" / "models").rglob("*.*"))
     assert tiny_files["sam"].is_file()
     done = run("segment", image, "--model", "mine", "--overwrite", *options)
     assert done.status == 2 and "There is no model 'mine'" in done.err
 
 
-@pytest.mark.parametrize("name", ["starter", "vit_b", "other"])
-def test_only_imported_models_can_be_removed(run: Run, name: str) -> None:
+@pytest.mark.parametrize("name", ["starter", "vit_b", "ViT-B-16:openai", "other"])
+def test_only_installed_models_can_be_removed(run: Run, name: str) -> None:
     done = run("models", "remove", name)
-    assert done.status == 2 and f"no imported model '{name}'" in done.err
+    assert done.status == 2 and f"no installed model '{name}'" in done.err
 
 
 def test_names_that_are_taken_or_impossible(run: Run, tiny_files: dict[str, Path]) -> None:
-    for name in ("starter", "../mine", "mine.pth"):
+    for name in ("starter", "../mine", "mine.pth", "C:mine"):
         done = run("models", "import", name, tiny_files["sam"])
         assert done.status == 2 and name in done.err
     done = run("models", "import", "vit_b", tiny_files["sam"])
     assert done.status == 2 and "vit_b" in done.err
+
+
+# ---------------------------------------------------------------- downloading
+
+
+@pytest.fixture
+def server(tiny_files: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
+    """A server with the SAM that is known as cells."""
+    monkeypatch.setenv("NO_PROXY", "*")
+    monkeypatch.setattr(registry, "_KNOWN", dict(registry._KNOWN))
+    stated = Checksum("sha256", sha256_of(tiny_files["sam"])[:8])
+    with serving(tiny_files["sam"].read_bytes()) as server:
+        register_model(ModelEntry("cells", "custom", server.url, stated))
+        yield server
+
+
+def test_a_model_is_downloaded_and_used_by_name(
+    run: Run, server: FileServer, image: Path, tmp_path: Path, tiny_files: dict[str, Path]
+) -> None:
+    options = ["--point", "5,5", "--clip", tiny_files["clip"], "-o", tmp_path / "o.tif"]
+    before = run("segment", image, "--model", "cells", *options)
+    assert before.status == 2 and "`napari-clipsam models download cells`" in before.err
+
+    done = run("models", "download", "cells")
+
+    assert (done.status, done.err) == (0, "")
+    assert f"sha256 {sha256_of(tiny_files['sam'])}, as its publisher states" in done.out
+    assert "--model cells" in done.out
+    assert run("segment", image, "--model", "cells", *options).status == 0
+    again = run("models", "download", "cells")
+    assert (again.status, again.out) == (0, "cells is installed already.\n")
+    assert len(server.asked) == 1
+
+
+def test_a_download_that_fails_is_one_line(run: Run, server: FileServer) -> None:
+    server.coming.append(answer(404))
+    done = run("models", "download", "cells")
+
+    assert done.status == 1 and done.out == "" and done.err.count("\n") == 1
+    assert "does not have the file" in done.err and "models import cells FILE" in done.err
+
+
+def test_a_name_that_is_not_known_is_refused(run: Run) -> None:
+    for name, saying in (("cels", "Known are: "), ("RN50:openai", "convolutional tower")):
+        done = run("models", "download", name)
+        assert done.status == 2 and saying in done.err and done.err.count("\n") == 1
+
+
+def test_ctrl_c_keeps_what_has_come_and_says_how_to_go_on(run: Run, server: FileServer) -> None:
+    def interrupted(handler: Handler) -> None:
+        handler.wfile.write(handler.begin()[:65_536])
+        handler.server.over.wait(0.5)
+        _thread.interrupt_main()
+        handler.server.over.wait(30)
+
+    server.coming.append(interrupted)
+    done = run("models", "download", "cells")
+
+    assert done.status == 130 and done.out == "" and done.err.count("\n") == 1
+    assert "Stopped at 0.1 MB of 0.4 MB" in done.err, done.err
+    assert "`napari-clipsam models download cells` goes on from there" in done.err
+    assert run("models", "download", "cells").status == 0
+    assert server.asked[1] == ("bytes=65536-", '"first"')
+
+
+def test_progress_is_shown_on_a_terminal(
+    run: Run, server: FileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr.__class__, "isatty", lambda stream: True)
+    server.coming.append(trickle(8, 0.15))
+    done = run("models", "download", "cells")
+
+    shown = done.err.split("\r")
+    assert any(re.match(r"cells 0\.\d MB of 0\.\d MB, about \d+ s left", line) for line in shown)
+    assert shown[-1] == "" and shown[-2].isspace(), "the line is left empty"
+
+
+def test_a_clip_of_another_width_than_the_adapters_is_refused(
+    run: Run, image: Path, tmp_path: Path, tiny_files: dict[str, Path]
+) -> None:
+    architecture = {**CLIP_ARCHITECTURE, "embed_dim": 24}
+    clip = build_clip(ClipConfig(architecture, input_size=64, surgery_blocks=2))
+    save_clip(clip, tmp_path / "wide.safetensors")
+    words = ["--text", "nuclei", "--model", tiny_files["sam"], "--adapter", tiny_files["adapter"]]
+    options = ["--clip", tmp_path / "wide.safetensors", "-o", tmp_path / "o.tif"]
+    done = run("segment", image, *words, *options)
+
+    assert done.status == 2 and done.err.count("\n") == 1
+    assert "belongs to another CLIP" in done.err and not (tmp_path / "o.tif").exists()
+
+
+# ---------------------------------------------------------------- adapters
 
 
 def test_adapters_are_listed_and_known_by_name(

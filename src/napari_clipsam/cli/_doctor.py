@@ -7,7 +7,6 @@ import platform
 import time
 from collections.abc import Iterator
 from importlib import metadata
-from pathlib import Path
 
 from napari_clipsam.cli._common import megabytes
 from napari_clipsam.cli._system import folder_size, memory
@@ -30,7 +29,9 @@ _PACKAGES: dict[str, str | None] = {
     "zarr": "OME-Zarr images",
     "dask": "dask arrays",
     "imageio": "some image formats",
-    "pooch": "the folder of imported models",
+    "pooch": "the folder of installed models",
+    "requests": "downloads of models",
+    "xxhash": "checksums of some models",
     "napari": "the viewer",
     "npe2": "the viewer",
     "magicgui": "the viewer's panels",
@@ -130,21 +131,16 @@ def _of(free: int | None, total: int | None) -> str:
 
 
 def _folders(to_mend: list[str]) -> Iterator[str]:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    hugging_face = os.environ.get("HF_HOME")
-    folders = {
-        "open_clip downloads": cache / "clip",
-        "Hugging Face downloads": Path(hugging_face) if hugging_face else cache / "huggingface",
-    }
+    folders = {}
     try:
         from napari_clipsam._folders import user_folder
 
         own = user_folder()
-        folders = {"models": own / "models", "adapters": own / "adapters", **folders}
+        folders = {"models": own / "models", "adapters": own / "adapters"}
         above = next(folder for folder in (own, *own.parents) if folder.exists())
         if not os.access(above, os.W_OK):
             to_mend.append(
-                f"{own} cannot be written to, so no model can be imported. Set "
+                f"{own} cannot be written to, so no model can be installed. Set "
                 "NAPARI_CLIPSAM_HOME to a folder that can."
             )
     except ImportError as error:
@@ -156,7 +152,7 @@ def _folders(to_mend: list[str]) -> Iterator[str]:
 
 def _weights(to_mend: list[str]) -> Iterator[str]:
     try:
-        from napari_clipsam.models.registry import models, starter_file
+        from napari_clipsam.models.registry import clips, models, starter_file
     except ImportError as error:
         yield f"unknown ({error})"
         return
@@ -165,9 +161,11 @@ def _weights(to_mend: list[str]) -> Iterator[str]:
         size = megabytes(path.stat().st_size) if path.is_file() else "missing"
         yield f"starter {part}: {size}"
     try:
-        for entry in models():
-            if entry.name != "starter":
-                yield f"{entry.name}: {entry.file if entry.installed else 'not installed'}"
+        known = [entry for entry in (*models(), *clips()) if entry.name != "starter"]
+        for entry in known:
+            if entry.installed:
+                yield f"{entry.name}: {entry.file}"
+        yield "not installed: " + ", ".join(entry.name for entry in known if not entry.installed)
     except ClipSamError as error:
         yield str(error)
         to_mend.append(str(error))
