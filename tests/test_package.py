@@ -26,7 +26,7 @@ SOURCE = ROOT / "src" / "napari_clipsam"
 # A module may import from its own layer and those above it in this list.
 LAYERS = (
     {"errors", "config", "prompts", "geometry", "_folders"},
-    {"planes", "_axes", "_intensity", "_readers", "outputs"},
+    {"planes", "_axes", "_intensity", "_readers", "outputs", "_pyramid"},
     {"models"},
     {"semantics"},
     {"adapters"},

@@ -72,6 +72,11 @@ class Plane:
         """Height and width in pixels."""
         return self.rgb.shape[0], self.rgb.shape[1]
 
+    @property
+    def is_blank(self) -> bool:
+        """Whether all pixels are equal, so that there is nothing a word or click could mean."""
+        return all((rows == self.rgb[0, 0]).all() for rows in self.rgb)
+
 
 class _PlaneAccess:
     """What images and labels share: axes, and reading one plane of them."""

@@ -203,17 +203,12 @@ def _predict(
     word: str | None,
     progress: Progress | None,
 ) -> Prediction:
-    if _is_blank(plane):
+    if plane.is_blank:
         return _nothing_there(segmenter, plane, asked.target, word)
     prompts = asked.prompts
     if word is not None:
         prompts = Prompts(word, prompts.points, prompts.labels, prompts.boxes)
     return segmenter.predict(prompts, asked.target, progress=progress)
-
-
-def _is_blank(plane: Plane) -> bool:
-    """Whether all pixels are equal, so that there is nothing a word or click could mean."""
-    return all((rows == plane.rgb[0, 0]).all() for rows in plane.rgb)
 
 
 def _nothing_there(

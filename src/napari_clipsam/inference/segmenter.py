@@ -39,7 +39,7 @@ from napari_clipsam.prompts import Prompts
 
 if TYPE_CHECKING:
     from collections import Counter
-    from collections.abc import Callable, Hashable
+    from collections.abc import Callable, Hashable, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -309,6 +309,21 @@ class Segmenter:
             return
         with memory_guard(self.device, self._encoder.dtype):
             self._encoder.object_embedding(View(plane, frame), word)
+
+    @torch.inference_mode()
+    def encode_planes(self, planes: Sequence[Plane]) -> None:
+        """Run trunk and CLIP for several planes at once, so that a word needs the head only.
+
+        Planes that need tiles, or show nothing, are left alone.
+        """
+        views = []
+        for plane in planes:
+            frames = concept_frames(plane.shape, self._input_size, self._squash)
+            if len(frames) == 1 and not plane.is_blank:
+                views.append(View(plane, frames[0]))
+        if views:
+            with memory_guard(self.device, self._encoder.dtype):
+                self._encoder.encode(views, with_words=True)
 
     def _find(
         self,

@@ -88,12 +88,31 @@ class Linker:
     spacing : float
         Distance of two slices in pixel sizes.
     settings : LinkSettings
+    count : int
+        Highest id that was given before.
+
+    Attributes
+    ----------
+    count : int
+        Highest id so far.
     """
 
-    def __init__(self, spacing: float = 1.0, settings: LinkSettings = LinkSettings()) -> None:
+    def __init__(
+        self, spacing: float = 1.0, settings: LinkSettings = LinkSettings(), count: int = 0
+    ) -> None:
         self._spacing, self._settings = spacing, settings
         self._seen: dict[int, _Seen] = {}
-        self._turn = self._count = 0
+        self._turn, self.count = 0, count
+
+    def restore(self, z: int, objects: Sequence[ObjectMask], ids: Sequence[int]) -> None:
+        """Take up a slice that was linked before, so that the next one goes on from it."""
+        self._turn += 1
+        for number, one in zip(ids, objects, strict=True):
+            self._seen[number] = _Seen(self._turn, z, one)
+
+    def forget(self) -> None:
+        """Let the next slice continue nothing, as the first one of another stack."""
+        self._seen.clear()
 
     def link(self, z: int, objects: Sequence[ObjectMask]) -> tuple[int, ...]:
         """Ids of the objects of a slice.
@@ -111,8 +130,8 @@ class Linker:
                 ids[rows[row]] = list(former)[column]
         for row, one in enumerate(objects):
             if not ids[row]:
-                self._count += 1
-                ids[row] = self._count
+                self.count += 1
+                ids[row] = self.count
             self._seen[ids[row]] = _Seen(self._turn, z, one)
         oldest = self._turn - self._settings.max_gap
         self._seen = {i: one for i, one in self._seen.items() if one.turn >= oldest}

@@ -11,23 +11,17 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from napari_clipsam._pyramid import LabelPyramid
 from napari_clipsam.errors import OutputError
 from napari_clipsam.outputs import label_dtype, write_labels
 from napari_clipsam.session.grid import Grid
 from napari_clipsam.session.tables import as_painted, write_coco, write_table
 
-if TYPE_CHECKING:
-    pass
-
 __all__ = ["Grid", "as_painted", "write_coco", "write_ome_zarr", "write_table", "write_tiff"]
-
-_CHUNK = 512
-_SMALLEST = 256  # pixels: a plane this small needs no coarser level
-_TYPES = {"T": "time", "C": "channel", "Z": "space", "Y": "space", "X": "space"}
 
 
 def write_tiff(path: str | Path, labels: Any, grid: Grid, overwrite: bool = False) -> Path:
@@ -81,77 +75,28 @@ def write_ome_zarr(path: str | Path, labels: Any, grid: Grid, overwrite: bool = 
     OutputError
         The path exists and may not be replaced, cannot be written to, or the axes do not suit.
     """
-    import zarr
-
     path, letters = Path(path), grid.letters
     order = [letters.index(letter) for letter in "TCZYX" if letter in letters]
     shape = tuple(labels.shape[axis] for axis in order)
+    scale = grid.scale if len(grid.scale) == len(letters) else (1.0,) * len(letters)
     with _replacing_folder(path, overwrite) as part:
-        group = zarr.open_group(part, mode="w", zarr_format=3)
-        levels = _levels(shape)
-        group.attrs["ome"] = _ome(path.name, letters, grid, order, levels)
-        names = [letters[axis].lower() for axis in order]
-        arrays = [
-            group.create_array(
-                str(level),
-                shape=(size := _level_shape(shape, level)),
-                dtype=labels.dtype,
-                chunks=(*(1 for _ in size[:-2]), *(min(n, _CHUNK) for n in size[-2:])),
-                dimension_names=names,
-                fill_value=0,
-            )
-            for level in range(levels)
-        ]
+        pyramid = LabelPyramid.create(
+            part,
+            shape,
+            "".join(letters[axis] for axis in order),
+            labels.dtype,
+            path.name.partition(".")[0],
+            [scale[axis] for axis in order],
+            grid.spacing_um,
+        )
         y, x = order[-2:]
         for held in np.ndindex(shape[:-2]):
             index: list[int | slice] = [slice(None)] * len(shape)
             for axis, k in zip(order[:-2], held, strict=True):
                 index[axis] = k
             plane = np.asarray(labels[tuple(index)])
-            plane = plane if y < x else plane.T
-            for level, array in enumerate(arrays):
-                array[held] = plane[:: 1 << level, :: 1 << level]
+            pyramid.write(held, plane if y < x else plane.T)
     return path
-
-
-def _levels(shape: tuple[int, ...]) -> int:
-    """How many levels there are, the finest included."""
-    levels = 1
-    while max(_level_shape(shape, levels - 1)[-2:]) > _SMALLEST:
-        levels += 1
-    return levels
-
-
-def _level_shape(shape: tuple[int, ...], level: int) -> tuple[int, ...]:
-    return (*shape[:-2], *(-(-size // (1 << level)) for size in shape[-2:]))
-
-
-def _ome(name: str, letters: str, grid: Grid, order: list[int], levels: int) -> dict[str, Any]:
-    """Metadata as version 0.5 of the specification has it."""
-    um = grid.spacing_um
-    axes: list[dict[str, str]] = []
-    scale = []
-    for axis in order:
-        letter = letters[axis]
-        unit = {"unit": "micrometer"} if letter in um else {}
-        axes.append({"name": letter.lower(), "type": _TYPES[letter], **unit})
-        given = grid.scale[axis] if len(grid.scale) == len(letters) else 1.0
-        scale.append(um.get(letter, abs(float(given)) or 1.0))
-    datasets = [
-        {
-            "path": str(level),
-            "coordinateTransformations": [
-                {"type": "scale", "scale": [*scale[:-2], *(s * (1 << level) for s in scale[-2:])]}
-            ],
-        }
-        for level in range(levels)
-    ]
-    multiscale = {"name": name.partition(".")[0], "axes": axes, "datasets": datasets}
-    return {
-        "version": "0.5",
-        "multiscales": [{**multiscale, "type": "nearest"}],
-        "image-label": {},
-    }
 
 
 @contextmanager
