@@ -13,6 +13,7 @@ import contextlib
 import io
 import os
 import re
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -123,9 +124,11 @@ class Session:
 
     def open_teach(self) -> TeachDock:
         """Open the Teach dock in front of the Segment dock."""
-        frame, dock = self.viewer.window.add_plugin_dock_widget(
-            "napari-clipsam", "Teach", tabify=True
-        )
+        return self.open_dock("Teach")
+
+    def open_dock(self, name: str) -> Any:
+        """Open another dock in front of the Segment dock."""
+        frame, dock = self.viewer.window.add_plugin_dock_widget("napari-clipsam", name, tabify=True)
         frame.raise_()
         return dock
 
@@ -133,7 +136,7 @@ class Session:
         """Save napari's window as it is now."""
         wait(lambda: not self.dock.stack.progress.isVisible())
         QTest.qWait(600)
-        path = IMAGES / f"{of}-{name}.png"
+        path = IMAGES / f"{'-'.join(part for part in (of, name) if part)}.png"
         size = save_small(self.viewer.window.screenshot(flash=False, canvas_only=False), path)
         print(f"{path.name}: {size / 1e3:.0f} kB   {self.controller.state.answer}")
 
@@ -333,6 +336,24 @@ def paint(layer: Layer, number: int, labels: NDArray) -> None:
         layer.data_setitem((np.full(len(rows), number), rows, cols), labels[rows, cols])
 
 
+def library(session: Session) -> None:
+    """An adapter that somebody was given, imported and in use."""
+    session.open("nuclei")
+    session.find("nuclei")
+    dock = session.open_dock("Library")
+    librarian = dock._controls
+    wait(lambda: bool(librarian.entries))
+    starter = librarian.entries["adapter:starter"].file
+    with tempfile.TemporaryDirectory() as folder:
+        given = shutil.copyfile(starter, Path(folder) / "from a colleague.safetensors")
+        librarian.import_file(given)
+        wait(lambda: "from a colleague" in librarian.state.selected)
+    wait(lambda: dock.buttons.use.isEnabled())
+    press(dock.buttons.use)
+    wait(lambda: bool(session.controller.state.device))
+    session.picture("", "library")
+
+
 SESSIONS = {
     "first-minutes": first_minutes,
     "no-match": no_match,
@@ -340,6 +361,7 @@ SESSIONS = {
     "volume": volume,
     "large": large,
     "teach": teach,
+    "library": library,
 }
 
 

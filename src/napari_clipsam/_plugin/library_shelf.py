@@ -121,7 +121,7 @@ class UserShelf:
         known = [
             model_entry(found, folder, one.identity_of(found), _begun(found.name))
             for one in (sams, languages)
-            for found in one.entries
+            for found in sorted(one.entries, key=lambda entry: not entry.installed)
         ]
         return Found((*known, *own, *words), is_puzzled)
 

@@ -117,6 +117,7 @@ def test_an_adapter_of_another_model_says_what_is_missing(
     assert not shelf.look().is_puzzled, "there is no model to look at"
 
     shelf.name_model("other", sam_file)
+    assert list(entries(shelf))[:2] == ["sam:starter", "sam:other"], "what is here comes first"
     assert shelf.look().is_puzzled
     shelf.identify(lambda: True)
     assert shelf.look().is_puzzled, "it was stopped"
