@@ -278,6 +278,27 @@ def test_a_header_that_does_not_fit_is_an_adapter_error(
         load_adapter(path, sam, clip)
 
 
+@pytest.mark.parametrize(
+    "info",
+    [
+        {"provenance": ["a"]},
+        {"scores": "good"},
+        {"words": "nuclei"},
+        {"words": [1]},
+        {"base_identity": 7},
+        {"clip_identity": None},
+        {"threshold": "low"},
+    ],
+    ids=str,
+)
+def test_facts_of_another_type_are_refused_with_the_header(
+    path: Path, info: dict[str, Any]
+) -> None:
+    rewrite(path, info=info)
+    with pytest.raises(AdapterError, match=r"header of .* cannot be read"):
+        read_header(path)
+
+
 # ---------------------------------------------------------------- files that are none
 
 

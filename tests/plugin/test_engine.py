@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny import tiny_clip, tiny_sam
 
-from napari_clipsam._plugin.engine import Engine, Setup
+from napari_clipsam._plugin.engine import Engine, Lent, Setup
+from napari_clipsam.models.weights import save_clip, save_sam
 from napari_clipsam.training.budget import Probe
 from napari_clipsam.training.events import Estimate
 from napari_clipsam.training.settings import FitSettings
@@ -44,3 +47,19 @@ def test_what_teaching_needs_is_tried_out_once_for_all_budgets(
         ("starter", 3, "concept", False),
         ("starter", 3, "concept", True),
     ]
+
+
+def test_another_clip_reads_the_words_of_the_same_model(tmp_path: Path) -> None:
+    sam, clip = tmp_path / "sam.safetensors", tmp_path / "clip.safetensors"
+    save_sam(tiny_sam(), sam, half=False)
+    save_clip(tiny_clip(), clip, half=False)
+    engine, setup = Engine(lambda: None), Setup(str(sam), "none", "cpu")
+
+    def clip_of(setup: Setup) -> str:
+        *_, lent = engine.lend(setup)
+        assert isinstance(lent, Lent) and lent.model.sam.identity == tiny_sam().identity
+        return lent.model.clip.identity
+
+    starters = clip_of(setup)
+    assert clip_of(replace(setup, clip=str(clip))) == tiny_clip().identity != starters
+    assert clip_of(setup) == starters

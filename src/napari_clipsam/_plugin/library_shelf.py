@@ -286,7 +286,7 @@ def _copied(path: Path) -> Path:
     from napari_clipsam.adapters.library import adapters_folder, user_adapters
 
     for name, own in user_adapters().items():
-        if filecmp.cmp(path, own, shallow=False):
+        if _is_same(path, own):
             raise AdapterError(f"{path.name} is in the library already, as {name}. Use that.")
     folder = adapters_folder()
     taught.make_folder(folder)
@@ -294,6 +294,14 @@ def _copied(path: Path) -> Path:
     with replacing(target) as part:
         shutil.copyfile(path, part)
     return target
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    """Whether two files hold the same; one that cannot be read is another."""
+    try:
+        return filecmp.cmp(one, other, shallow=False)
+    except OSError:
+        return False
 
 
 def _proposal(path: Path) -> str:

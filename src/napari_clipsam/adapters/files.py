@@ -277,11 +277,25 @@ def _parse(header: Mapping[str, Any], path: Path, size: int) -> AdapterHeader:
     config, unknown = AdapterConfig.from_json(header["config"])
     known = {f.name for f in fields(AdapterInfo)}
     facts = {name: value for name, value in header["info"].items() if name in known}
+    _check_types(facts)
     info = AdapterInfo(**{**facts, "words": tuple(facts.get("words", ()))})
     unknown += sorted(set(header["info"]) - known)
     return AdapterHeader(
         version, config, info, tuple(header["taught"]), tuple(unknown), header["n_parameters"], size
     )
+
+
+def _check_types(facts: Mapping[str, Any]) -> None:
+    """Refuse facts of another type than `AdapterInfo` has, before anybody relies on them."""
+    kinds = {"words": list, "provenance": dict, "scores": dict}
+    kinds |= {"base_identity": str, "clip_identity": str}
+    for name, kind in kinds.items():
+        if not isinstance(facts.get(name, kind()), kind):
+            raise TypeError(f"{name} is {facts[name]!r}")
+    if not all(isinstance(word, str) for word in facts.get("words", ())):
+        raise TypeError(f"words are {facts['words']!r}")
+    if not isinstance(facts.get("threshold"), float | int | None):
+        raise TypeError(f"threshold is {facts['threshold']!r}")
 
 
 def _check_identity(path: str | Path, what: str, wanted: str, given: str) -> None:
