@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from napari_clipsam.errors import ConfigError
-from napari_clipsam.models.checksum import Checksum, digests_of, sha256_of
+from napari_clipsam.models.checksum import Checksum, digests_of, hashing, sha256_of
 
 
 @pytest.mark.parametrize(
@@ -40,16 +40,18 @@ def test_the_beginning_of_a_sha256_will_do() -> None:
 def test_a_file_is_read_once_for_all_kinds(tmp_path: Path) -> None:
     content = b"abc" * 1_000_000
     (tmp_path / "file").write_bytes(content)
-    calls: list[int] = []
+    steps = hashing(tmp_path / "file", ("sha256", "md5", "sha1"))
+    read = [next(steps) for _ in range(3)]
+    with pytest.raises(StopIteration) as end:
+        next(steps)
+    digests = end.value.value
 
-    digests = digests_of(
-        tmp_path / "file", ("sha256", "md5", "sha1", "xxh128"), lambda: calls.append(1)
-    )
+    assert read == [1 << 20, 2 << 20, len(content)]
 
     assert digests["sha256"] == hashlib.sha256(content).hexdigest() == sha256_of(tmp_path / "file")
     assert digests["md5"] == hashlib.md5(content, usedforsecurity=False).hexdigest()
     assert digests["sha1"] == hashlib.sha1(content, usedforsecurity=False).hexdigest()
-    assert len(calls) == 3
+    assert digests == digests_of(tmp_path / "file", digests)
 
 
 def test_xxh128_is_the_one_of_xxh128sum(tmp_path: Path) -> None:

@@ -309,6 +309,38 @@ def test_waiting_for_another_can_be_stopped(server: FileServer) -> None:
     first.close()
 
 
+def test_nothing_is_imported_or_deleted_while_it_is_downloaded(
+    server: FileServer, tmp_path: Path
+) -> None:
+    (tmp_path / "sam.pth").write_bytes(SAM)
+    server.coming.append(stall(65_536))
+    steps = install("cells")
+    while next(steps).done < 65_536:
+        pass
+
+    for act in (lambda: import_file("cells", tmp_path / "sam.pth"), lambda: uninstall("cells")):
+        with pytest.raises(WeightsError, match="'cells' is being installed right now"):
+            act()
+    steps.close()
+    assert done().installed and leftovers() == []
+
+
+def test_what_has_come_of_a_download_can_be_thrown_away(server: FileServer) -> None:
+    server.coming.append(stall(65_536))
+    steps = install("cells")
+    while next(steps).done < 65_536:
+        pass
+    steps.close()
+
+    assert uninstall("cells") == models_folder() / "downloads" / "cells.part"
+    assert leftovers() == []
+    (models_folder() / "other.part").touch()
+    for name in ("cells", "../other"):
+        with pytest.raises(WeightsError, match=f"no installed model '{name}'"):
+            uninstall(name)
+    assert (models_folder() / "other.part").exists()
+
+
 # ---------------------------------------------------------------- the disk
 
 

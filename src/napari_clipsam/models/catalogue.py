@@ -8,6 +8,7 @@ are those of the architecture's weights, so they are right to about one percent.
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -22,6 +23,10 @@ _PATHO_SAM = "https://owncloud.gwdg.de/index.php/s"
 _OPENAI = "https://openaipublic.azureedge.net/clip/models"
 _LAION = "https://github.com/mlfoundations/open_clip/releases/download/v0.2-weights"
 _HUB = "https://huggingface.co"
+_IN_ADDRESS = re.compile(
+    rf"{_OPENAI}/(?P<whole>[0-9a-f]{{64}})/"
+    r"|https://github\.com/mlfoundations/.*-(?P<start>[0-9a-f]{8})\.\w+$"
+)
 #: Names that open_clip's files have on the hub, the preferred one first.
 _HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 #: 10^6 bytes of a SAM's weights in float32.
@@ -269,9 +274,5 @@ def clip_entry(name: str) -> ModelEntry:
 
 def _stated_in(url: str) -> Checksum | None:
     """The SHA-256 that an address holds, by the habits of OpenAI and of open_clip's own files."""
-    parts = url.split("/")
-    if url.startswith(f"{_OPENAI}/"):
-        return Checksum("sha256", parts[-2])
-    if url.startswith("https://github.com/mlfoundations/"):
-        return Checksum("sha256", parts[-1].rpartition(".")[0].rpartition("-")[2])
-    return None
+    found = _IN_ADDRESS.match(url)
+    return Checksum("sha256", found["whole"] or found["start"]) if found else None

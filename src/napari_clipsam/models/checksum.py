@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from napari_clipsam.errors import ConfigError
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-__all__ = ["Checksum", "new_hash", "sha256_of"]
+__all__ = ["Checksum", "digests_of", "hashing", "sha256_of"]
 
 #: Hexadecimal digits of a whole value; a SHA-256 alone may be known by its beginning.
 _DIGITS = {"sha256": 64, "sha1": 40, "md5": 32, "xxh128": 32}
@@ -66,32 +64,37 @@ class Checksum:
         return digest.startswith(self.value)
 
 
-def new_hash(kind: str) -> Any:
+def sha256_of(path: str | Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    return digests_of(path, ("sha256",))["sha256"]
+
+
+def digests_of(path: str | Path, kinds: Iterable[str]) -> dict[str, str]:
+    """Digests of a file by kind, hexadecimal, in one reading."""
+    steps = hashing(path, kinds)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            digests: dict[str, str] = end.value
+            return digests
+
+
+def hashing(path: str | Path, kinds: Iterable[str]) -> Generator[int, None, dict[str, str]]:
+    """As `digests_of`, in steps: the bytes read so far are yielded many times a second."""
+    hashes = {kind: _new_hash(kind) for kind in kinds}
+    with Path(path).open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            for digest in hashes.values():
+                digest.update(chunk)
+            yield file.tell()
+    return {kind: digest.hexdigest() for kind, digest in hashes.items()}
+
+
+def _new_hash(kind: str) -> Any:
     """An object with ``update`` and ``hexdigest``, as in hashlib, for a kind of checksum."""
     if kind == "xxh128":
         from xxhash import xxh3_128
 
         return xxh3_128()
     return hashlib.new(kind, usedforsecurity=kind == "sha256")
-
-
-def sha256_of(path: str | Path, check: Callable[[], None] | None = None) -> str:
-    """SHA-256 of a file, hexadecimal.
-
-    `check` is called now and then; what it raises ends the reading.
-    """
-    return digests_of(path, ("sha256",), check)["sha256"]
-
-
-def digests_of(
-    path: str | Path, kinds: tuple[str, ...], check: Callable[[], None] | None = None
-) -> dict[str, str]:
-    """Digests of a file, by kind, in one reading; `check` as for `sha256_of`."""
-    hashes = {kind: new_hash(kind) for kind in kinds}
-    with Path(path).open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            if check is not None:
-                check()
-            for digest in hashes.values():
-                digest.update(chunk)
-    return {kind: digest.hexdigest() for kind, digest in hashes.items()}

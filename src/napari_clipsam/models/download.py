@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from napari_clipsam.errors import DownloadError, OutputError, Stopped
-from napari_clipsam.models.checksum import Checksum, digests_of
+from napari_clipsam.models.checksum import Checksum, hashing
 from napari_clipsam.models.transfer import CutOff, Head, Missing, Patience, host_of, transfer
 
 __all__ = ["Download", "DownloadProgress", "Patience", "discard"]
@@ -130,16 +130,15 @@ class Download:
     def _from_source(self) -> Progress:
         resumed = self._size() > 0
         yield from self._fetch()
-        if self._verify():
-            return
-        discard(self._part)
-        if resumed:
+        right = yield from self._verify()
+        if not right and resumed:
             # Parts of two files may have been put together; the whole of one may do.
-            yield from self._fetch()
-            if self._verify():
-                return
             discard(self._part)
-        raise DownloadError(self._other_bytes())
+            yield from self._fetch()
+            right = yield from self._verify()
+        if not right:
+            discard(self._part)
+            raise DownloadError(self._other_bytes())
 
     # ------------------------------------------------------------ fetching
 
@@ -289,9 +288,22 @@ class Download:
 
     # ------------------------------------------------------------ checking, waiting
 
-    def _verify(self) -> bool:
+    def _verify(self) -> Generator[DownloadProgress, None, bool]:
         kinds = {"sha256", self._checksum.kind if self._checksum else "sha256"}
-        digests = digests_of(self._part, tuple(sorted(kinds)), self._check_stop)
+        try:
+            steps = hashing(self._part, kinds)
+            while True:
+                self._check_stop()
+                try:
+                    next(steps)
+                except StopIteration as end:
+                    digests: dict[str, str] = end.value
+                    break
+                yield self._progress(self._size())
+        except OSError as error:
+            raise OutputError(
+                f"{self._part} cannot be read again ({error.strerror}). Start the download anew."
+            ) from error
         self.sha256 = digests["sha256"]
         return self._checksum is None or self._checksum.matches(digests[self._checksum.kind])
 

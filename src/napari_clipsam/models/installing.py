@@ -10,7 +10,7 @@ from typing import Any
 
 from napari_clipsam.errors import OutputError, Stopped, WeightsError
 from napari_clipsam.models.catalogue import ModelEntry
-from napari_clipsam.models.checksum import digests_of
+from napari_clipsam.models.checksum import digests_of, sha256_of
 from napari_clipsam.models.download import Download, DownloadProgress, Patience, discard
 from napari_clipsam.models.locking import FileLock
 from napari_clipsam.models.recognition import architecture_of
@@ -25,7 +25,7 @@ from napari_clipsam.models.store import (
 )
 from napari_clipsam.models.weights import load_sam
 
-__all__ = ["copy_in", "fetch"]
+__all__ = ["copy_in", "drop_part", "fetch"]
 
 _TICK = 0.1
 
@@ -47,7 +47,7 @@ def fetch(
     part = part_file(entry.name)
     make_folder(part.parent)
     with FileLock(part.with_suffix(".lock")) as lock:
-        yield from _claim(lock, part, stop)
+        yield from _wait_for(lock, part, stop)
         there = installed(entry.kind).get(entry.name)
         if there is not None and there.installed:
             return
@@ -85,8 +85,7 @@ def copy_in(entry: ModelEntry, path: Path) -> None:
     """
     architecture = _loaded_architecture(entry, path)
     stated = entry.checksum or first_download(entry.name)
-    kinds = ("sha256",) if stated is None else tuple({"sha256", stated.kind})
-    digests = digests_of(path, kinds)
+    digests = digests_of(path, {"sha256", stated.kind if stated else "sha256"})
     if stated is not None and not stated.matches(digests[stated.kind]):
         shown = digests[stated.kind][: max(8, len(stated.value))]
         raise WeightsError(
@@ -95,31 +94,65 @@ def copy_in(entry: ModelEntry, path: Path) -> None:
         )
     part = part_file(entry.name).with_suffix(".copy")
     make_folder(part.parent)
-    try:
-        shutil.copyfile(path, part)
-        if digests_of(part, ("sha256",))["sha256"] != digests["sha256"]:
-            raise WeightsError(f"{path} changed while it was copied. Import it again.")
-        settle(
-            entry.name,
-            part,
-            architecture=architecture,
-            sha256=digests["sha256"],
-            source=path.name,
+    with FileLock(part.with_suffix(".lock")) as lock:
+        try:
+            _claim(lock, entry.name)
+            shutil.copyfile(path, part)
+            if sha256_of(part) != digests["sha256"]:
+                raise WeightsError(f"{path} changed while it was copied. Import it again.")
+            settle(
+                entry.name,
+                part,
+                architecture=architecture,
+                sha256=digests["sha256"],
+                source=path.name,
+            )
+        except OSError as error:
+            raise OutputError(
+                f"{path} could not be copied to {part.parent} ({error.strerror}). Free some space, "
+                "or set NAPARI_CLIPSAM_HOME to another folder."
+            ) from error
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def drop_part(name: str) -> Path | None:
+    """Delete what has come of a download that was not finished; tell where it was.
+
+    Raises
+    ------
+    WeightsError
+        It is going on right now.
+    """
+    part = part_file(name)
+    if Path(name).name != name or not part.is_file():
+        return None
+    with FileLock(part.with_suffix(".lock")) as lock:
+        _claim(lock, name)
+        discard(part)
+    return part
+
+
+def _claim(lock: FileLock, name: str) -> None:
+    """Take the lock of a model, or say that another has it.
+
+    Raises
+    ------
+    WeightsError
+    OSError
+        The lock cannot be made.
+    """
+    if not lock.acquire():
+        raise WeightsError(
+            f"'{name}' is being installed right now. Wait until that is done, or stop it."
         )
-    except OSError as error:
-        raise OutputError(
-            f"{path} could not be copied to {part.parent} ({error.strerror}). Free some space, or "
-            "set NAPARI_CLIPSAM_HOME to another folder."
-        ) from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
-def _claim(lock: FileLock, part: Path, stop: Callable[[], bool]) -> Progress:
+def _wait_for(lock: FileLock, part: Path, stop: Callable[[], bool]) -> Progress:
     """Wait for a lock, telling how far its holder is."""
     try:
         while not lock.acquire():
-            yield from _wait(threading.Event(), part, stop)
+            yield from _moment(threading.Event(), part, stop)
     except OSError as error:
         raise OutputError(
             f"{part.parent} cannot be written to ({error.strerror}). Set NAPARI_CLIPSAM_HOME to a "
@@ -144,13 +177,13 @@ def _meanwhile(work: Callable[[], Any], part: Path, stop: Callable[[], bool]) ->
 
     threading.Thread(target=run, name="napari-clipsam-check", daemon=True).start()
     while not done.is_set():
-        yield from _wait(done, part, stop)
+        yield from _moment(done, part, stop)
     if failure is not None:
         raise failure
     return result
 
 
-def _wait(done: threading.Event, part: Path, stop: Callable[[], bool]) -> Progress:
+def _moment(done: threading.Event, part: Path, stop: Callable[[], bool]) -> Progress:
     """Wait a moment, or until something is done."""
     if stop():
         raise Stopped(f"The download of {part.stem} was stopped; what is there is kept.")

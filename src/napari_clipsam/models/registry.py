@@ -181,17 +181,19 @@ def import_file(name: str, path: str | Path) -> ModelEntry:
 
 
 def uninstall(name: str) -> Path:
-    """Delete the file of an installed model; return where it was.
+    """Delete the file of an installed model, or what has come of one; return where it was.
 
     Raises
     ------
     WeightsError
-        It is not installed, or ships with the package.
+        It is not installed, ships with the package, or is being downloaded right now.
     OutputError
         It cannot be deleted.
     """
     there = {**store.installed("sam"), **store.installed("clip")}
     if name not in there:
+        if part := installing.drop_part(name):
+            return part
         known = ", ".join(there) or "none"
         raise WeightsError(
             f"There is no installed model '{name}'. Installed are: {known}; the starter belongs to "
