@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -270,7 +271,7 @@ def check_open_clip(architecture: str) -> None:
     WeightsError
         It is not known or cannot be built, or its vision tower gives no dense features.
     """
-    _built(architecture, None)
+    _built(architecture, None, empty=True)
 
 
 def load_open_clip(
@@ -311,8 +312,13 @@ def _check_architecture(architecture: str) -> None:
         )
 
 
-def _built(architecture: str, tag: str | None) -> tuple[Any, dict[str, Any], Any]:
-    """A model of open_clip with initial weights, its description, and its tokenizer."""
+def _built(
+    architecture: str, tag: str | None, empty: bool = False
+) -> tuple[Any, dict[str, Any], Any]:
+    """A model of open_clip with initial weights, its description, and its tokenizer.
+
+    One that is `empty` has shapes and no values, where its make allows, which takes no time.
+    """
     import open_clip
 
     _check_architecture(architecture)
@@ -321,9 +327,14 @@ def _built(architecture: str, tag: str | None) -> tuple[Any, dict[str, Any], Any
     # Which activation the weights were trained with, only their tag knows.
     description["quick_gelu"] = bool(description.get("quick_gelu") or source.get("quick_gelu"))
     check_vision_config(architecture, description["vision_cfg"])
+    parts = {**description["vision_cfg"], **description["text_cfg"]}
+    own = "timm_model_name" not in parts and "hf_model_name" not in parts
     try:
         # Initial values are overwritten; the draws of others must not change by it.
-        with torch.random.fork_rng(devices=[]):
+        with (
+            torch.random.fork_rng(devices=[]),
+            torch.device("meta") if empty and own else nullcontext(),
+        ):
             model = _build_model(description)
         tokenizer = open_clip.get_tokenizer(architecture)
     except (ImportError, OSError, RuntimeError, ValueError) as error:
