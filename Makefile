@@ -4,6 +4,7 @@
 #   make test                               all tests, under a virtual display
 #   make test ARGS="tests/test_planes.py"   some of them; ARGS goes to pytest
 #   make lint                               style and types
+#   make docs                               the documentation as a site, in build/site
 #   make screenshots                        the pictures of the docs, and the dock's states in build/
 #   make setup                              only .venv and what belongs into it
 #
@@ -17,7 +18,7 @@ ifeq ($(shell uname -s),Linux)
 VIRTUAL_DISPLAY = xvfb-run -a -s "-screen 0 1280x1024x24"
 endif
 
-.PHONY: help setup demo test lint screenshots
+.PHONY: help setup demo test lint docs screenshots
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -42,6 +43,11 @@ lint:
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+
+docs:
+	@tools/setup.sh
+	.venv/bin/python -m sphinx --fail-on-warning --keep-going -q -b html docs build/site $(ARGS)
+	@echo "Open build/site/index.html"
 
 # ARGS="stack" makes the pictures of one session only.
 screenshots:

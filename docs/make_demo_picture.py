@@ -1,4 +1,4 @@
-"""The picture on the first screen of the README, from what the demo gives.
+"""The picture of the demo on the page about installing, from what it gives.
 
 python docs/make_demo_picture.py               # writes docs/images/demo.png
 python docs/make_demo_picture.py histology     # of this image, or of several below each other

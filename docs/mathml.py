@@ -5,6 +5,7 @@ A Sphinx extension. It takes the place of Sphinx's own renderers for HTML.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from docutils import nodes
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
 #: What people write for GitHub's renderer, and how the converter knows it.
 _SPELLINGS = {"{aligned}": "{align*}", r"\%": "%"}
+
+#: The converter leaves out the frame of those that it does not know, without a word.
+_ENVIRONMENTS = {"align*", "array", "bmatrix", "cases", "matrix", "pmatrix"}
 
 
 def to_mathml(latex: str, display: str = "inline") -> str:
@@ -41,7 +45,8 @@ def to_mathml(latex: str, display: str = "inline") -> str:
     for written, known in _SPELLINGS.items():
         latex = latex.replace(written, known)
     made = convert(latex, display=display)
-    if "\\" in made or "<mi>&</mi>" in made:
+    unknown = set(re.findall(r"\\begin\{([^}]*)\}", latex)) - _ENVIRONMENTS
+    if unknown or "\\" in made or "<mi>&</mi>" in made:
         raise ValueError(f"The equation cannot be shown as MathML: {latex}")
     return made
 
