@@ -32,6 +32,7 @@ LAYERS = (
     {"adapters"},
     {"inference"},
     {"training"},
+    {"exporting"},
     {"session"},
     {"cli", "_plugin"},
 )

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 
-if TYPE_CHECKING:
-    from torch import Tensor
+# At run time too: TorchScript reads the annotations of what an exported network calls.
+from torch import Tensor
 
 __all__ = [
     "ConceptPrompts",
@@ -27,6 +27,7 @@ __all__ = [
     "plane_cells",
     "point_draws",
     "points_from_map",
+    "prompts_within",
     "similarity_map",
     "text_vector",
     "valid_patches",
@@ -256,11 +257,26 @@ def concept_prompts(
     as_logits : bool
         Dense prompt of +-10 for a SAM that has no adapter, instead of the adapter's {0, 255}.
     """
+    inside = None if resized is None else plane_cells(resized, input_size, mask_size)
+    return prompts_within(
+        signals, input_size, mask_size, threshold, count, generator, inside, as_logits
+    )
+
+
+def prompts_within(
+    signals: Signals,
+    input_size: int,
+    mask_size: int,
+    threshold: float,
+    count: int,
+    generator: torch.Generator | Tensor,
+    inside: Tensor | None = None,
+    as_logits: bool = False,
+) -> ConceptPrompts:
+    """`concept_prompts` for cells that are known to show the plane, (B, 1, M, M)."""
     similarity = similarity_map(signals, input_size, mask_size)
     high, low = (10.0, -10.0) if as_logits else (255.0, 0.0)
-    inside = None
-    if resized is not None:
-        inside = plane_cells(resized, input_size, mask_size)
+    if inside is not None:
         similarity = similarity * inside
     return ConceptPrompts(
         points_from_map(similarity, threshold, count, input_size, generator, inside),

@@ -3,20 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_clipsam.cli._common import megabytes, table
-from napari_clipsam.errors import AdapterError, OutputError
+from napari_clipsam.cli._common import make_segmenter, megabytes, table
+from napari_clipsam.errors import AdapterError, OutputError, PlaneError
 from napari_clipsam.outputs import check_output
 
 if TYPE_CHECKING:
     from napari_clipsam.adapters.files import AdapterHeader
+    from napari_clipsam.inference.segmenter import Segmenter
+    from napari_clipsam.planes import Plane
 
-__all__ = ["convert_adapter", "list_adapters", "show_adapter"]
+__all__ = ["Export", "convert_adapter", "export_adapter", "list_adapters", "show_adapter"]
 
 _SHOWN_WORDS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """Arguments and options of ``adapters export`` as typed."""
+
+    adapter: str
+    text: str
+    output: Path
+    model: str = "starter"
+    clip: str | None = None
+    image: Path | None = None
+    plane: str | None = None
+    axes: str | None = None
+    channels: str | None = None
+    authors: tuple[str, ...] = ()
+    licence: str | None = None
+    overwrite: bool = False
 
 
 def list_adapters() -> None:
@@ -92,6 +112,61 @@ def convert_adapter(released: Path, output: Path, overwrite: bool) -> None:
     for what, path in (("adapter", output), ("SAM", sam_file), ("CLIP", clip_file)):
         print(f"{what}: {path} ({megabytes(path.stat().st_size)})")
     print(f"Use them with --model {sam_file} --clip {clip_file} --adapter {output}.")
+
+
+def export_adapter(options: Export) -> None:
+    """Write one word of an adapter as a model package of bioimage.io."""
+    from napari_clipsam.exporting.bioimageio import check_before, export_bioimageio
+    from napari_clipsam.prompts import Prompts
+
+    word = str(Prompts(text=options.text).text)
+    check_before(options.output, options.overwrite)
+    if options.adapter == "none":
+        raise AdapterError("'none' is no adapter, so there is nothing to export. Name one.")
+    given = None if options.image is None else _open(options)
+    # What is written must not depend on the machine's other processors.
+    segmenter = make_segmenter(options.model, options.clip, options.adapter, "cpu", seed=0)
+    example = _sample_of(segmenter, word) if given is None else given
+    path = export_bioimageio(
+        segmenter,
+        word,
+        example,
+        options.output,
+        options.authors,
+        options.licence,
+        options.overwrite,
+    )
+    print(f"'{word}' of {segmenter.adapter_name} as a bioimage.io model: {path}")
+    print(f"{megabytes(path.stat().st_size)}; the example in it gives the same mask as here.")
+
+
+def _open(options: Export) -> Plane:
+    """The user's example."""
+    from napari_clipsam.planes import open_image, parse_axes, parse_channels, parse_plane
+
+    stack = open_image(
+        options.image,
+        None if options.axes is None else parse_axes(options.axes),
+        None if options.channels is None else parse_channels(options.channels),
+    )
+    return stack.plane(parse_plane(options.plane) if options.plane else None)
+
+
+def _sample_of(segmenter: Segmenter, word: str) -> Plane:
+    """The first of the sample images in which the word is found."""
+    from napari_clipsam._plugin.samples import histology, nuclei
+    from napari_clipsam.planes import open_image
+    from napari_clipsam.prompts import Prompts
+
+    planes = [open_image(sample()[0][0]).plane() for sample in (nuclei, histology)]
+    for plane in planes:
+        segmenter.set_plane(plane)
+        # Why a word that is not known cannot be exported, is said elsewhere.
+        if segmenter.unknown_words(word) or segmenter.predict(Prompts(text=word), "concept").match:
+            return plane
+    raise PlaneError(
+        f"'{word}' is in none of the sample images. Give an image that shows it with --image."
+    )
 
 
 def _row(name: str, header: AdapterHeader) -> list[object]:

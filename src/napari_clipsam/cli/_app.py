@@ -21,6 +21,7 @@ from napari_clipsam.cli._options import (
     Labels,
     Model,
     Overwrite,
+    PlaneChoice,
     PromptChoice,
     Seed,
     SplitName,
@@ -43,7 +44,7 @@ app = typer.Typer(
     **_SETTINGS,
 )
 models_app = typer.Typer(help="List, download, import and remove models.", **_SETTINGS)
-adapters_app = typer.Typer(help="List, show and convert adapters.", **_SETTINGS)
+adapters_app = typer.Typer(help="List, show, convert and export adapters.", **_SETTINGS)
 app.add_typer(models_app, name="models")
 app.add_typer(adapters_app, name="adapters")
 
@@ -95,9 +96,7 @@ def segment(
     model: Model = "starter",
     clip: Clip = None,
     adapter: AdapterChoice = None,
-    plane: Annotated[
-        str | None, typer.Option(metavar="Z=12[,T=3]", help="Which plane of a stack, from 0.")
-    ] = None,
+    plane: PlaneChoice = None,
     axes: Axes = None,
     channels: Channels = None,
     json: Annotated[
@@ -391,6 +390,49 @@ def adapters_convert(
     from napari_clipsam.cli._adapters import convert_adapter
 
     convert_adapter(released, output, overwrite)
+
+
+@adapters_app.command("export")
+def adapters_export(
+    adapter: Annotated[str, typer.Argument(metavar="NAME|FILE", help="An adapter.")],
+    text: Annotated[str, typer.Option(metavar="WORD", help="The word it is to mark.")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="OUT", help="Ends in .zip.")],
+    image: Annotated[
+        Path | None,
+        typer.Option(metavar="IMAGE", help="Example for the package; else a sample image."),
+    ] = None,
+    plane: PlaneChoice = None,
+    axes: Axes = None,
+    channels: Channels = None,
+    author: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Who made it; repeatable.")
+    ] = None,
+    licence: Annotated[
+        str | None, typer.Option(metavar="ID", help="SPDX identifier, e.g. CC-BY-4.0.")
+    ] = None,
+    model: Model = "starter",
+    clip: Clip = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Export one word of an adapter as a model of bioimage.io, which other programs run."""
+    from napari_clipsam.cli._adapters import Export, export_adapter
+
+    export_adapter(
+        Export(
+            adapter=adapter,
+            text=text,
+            output=output,
+            model=model,
+            clip=clip,
+            image=image,
+            plane=plane,
+            axes=axes,
+            channels=channels,
+            authors=tuple(author or ()),
+            licence=licence,
+            overwrite=overwrite,
+        )
+    )
 
 
 @app.command()

@@ -22,6 +22,7 @@ __all__ = [
     "Labels",
     "Model",
     "Overwrite",
+    "PlaneChoice",
     "PromptChoice",
     "Seed",
     "SplitName",
@@ -82,6 +83,9 @@ Axes = Annotated[
 ]
 Channels = Annotated[
     str | None, typer.Option(metavar="2|0,1,2", help="One shown grey, or up to three as R, G, B.")
+]
+PlaneChoice = Annotated[
+    str | None, typer.Option(metavar="Z=12[,T=3]", help="Which plane of a stack, from 0.")
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
 Images = Annotated[

@@ -152,6 +152,10 @@ class Segmenter:
         """Words the adapter was trained for, sorted."""
         return [] if self.adapter is None else sorted(self.adapter.info.words)
 
+    def unknown_words(self, text: str) -> list[str]:
+        """Words of a text that neither the adapter nor a closed vocabulary has learnt."""
+        return self._encoder.unknown_words(text)
+
     def set_adapter(self, adapter: str | Path | Adapter | None = "default") -> None:
         """Swap the adapter; cached trunks stay.
 

@@ -1,0 +1,1 @@
+"""Adapted models for other programs: one word, its base and its adapter as one network."""
