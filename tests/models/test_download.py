@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import shutil
@@ -113,6 +114,13 @@ def test_a_file_of_unknown_length_comes_whole(server: FileServer, part: Path) ->
 
     assert part.read_bytes() == CONTENT
     assert {(step.total, step.seconds_left) for step in steps} == {(None, None)}
+
+
+def test_what_a_proxy_packed_is_unpacked(server: FileServer, part: Path) -> None:
+    server.coming.append(answer(200, gzip.compress(CONTENT), Content_Encoding="gzip"))
+    fetch(server, part, Checksum("sha256", SHA256))
+
+    assert part.read_bytes() == CONTENT
 
 
 def test_redirects_are_followed(server: FileServer, part: Path) -> None:
@@ -352,6 +360,13 @@ def test_other_bytes_are_deleted(server: FileServer, part: Path) -> None:
     ):
         fetch(server, part, Checksum("sha256", "0" * 64))
     assert nothing_left(part) and len(server.asked) == 1
+
+
+def test_a_shorter_file_is_not_the_file(server: FileServer, part: Path) -> None:
+    server.coming.append(answer(200, CONTENT[:-1]))
+    with pytest.raises(DownloadError, match="not the one that its publisher states"):
+        fetch(server, part, Checksum("sha256", SHA256))
+    assert nothing_left(part)
 
 
 def test_other_bytes_than_the_first_time_are_deleted(server: FileServer, part: Path) -> None:

@@ -14,8 +14,7 @@ import torch
 from tiny import CLIP_ARCHITECTURE, SAM_CONFIG, tiny_clip, tiny_sam
 
 from napari_clipsam.errors import ConfigError, OutputError, WeightsError
-from napari_clipsam.models import clip as clip_module
-from napari_clipsam.models import registry
+from napari_clipsam.models import pretrained, registry
 from napari_clipsam.models.checksum import digests_of, sha256_of
 from napari_clipsam.models.registry import (
     Checksum,
@@ -407,7 +406,7 @@ def test_a_clip_of_open_clip_may_be_a_file(
         asked.append(request)
         return tiny_clip(3)
 
-    monkeypatch.setattr(clip_module, "load_open_clip", load_open_clip)
+    monkeypatch.setattr(pretrained, "load_open_clip", load_open_clip)
 
     model = load_model(str(file), clip=f"ViT-B-16:{weights}")
 

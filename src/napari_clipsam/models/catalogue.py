@@ -251,7 +251,7 @@ def clip_entry(name: str) -> ModelEntry:
     """
     if name in CLIPS:
         return CLIPS[name]
-    from napari_clipsam.models.clip import check_tag
+    from napari_clipsam.models.pretrained import check_tag
 
     architecture, _, tag = name.partition(":")
     source = check_tag(architecture, tag)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -12,14 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from napari_clipsam.errors import ConfigError, WeightsError, WordError
+from napari_clipsam.errors import ConfigError, WordError
 from napari_clipsam.models.identity import tensor_identity
-from napari_clipsam.models.reading import read_state
 from napari_clipsam.models.towers import (
     AttentionTuning,
     AttentionWeights,
     attention_weights,
-    check_vision_config,
     fit_input_size,
     is_open_clip_vit,
     patch_size,
@@ -29,7 +26,6 @@ from napari_clipsam.models.towers import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
 
     from torch import Tensor
 
@@ -39,9 +35,7 @@ __all__ = [
     "Clip",
     "ClipConfig",
     "build_clip",
-    "check_open_clip",
-    "check_tag",
-    "load_open_clip",
+    "build_model",
     "redundant_feature",
     "split_words",
     "templates",
@@ -240,113 +234,11 @@ def split_words(text: str) -> list[str]:
 
 def build_clip(config: ClipConfig, tokenizer: Any | None = None) -> Clip:
     """An untrained CLIP of the configured architecture."""
-    return Clip(_build_model(config.architecture), config, tokenizer)
+    return Clip(build_model(config.architecture), config, tokenizer)
 
 
-def check_tag(architecture: str, tag: str) -> dict[str, Any]:
-    """What open_clip knows of the weights of a tag: their addresses, activation, ...
-
-    Raises
-    ------
-    WeightsError
-        The architecture or tag is not known.
-    """
-    import open_clip
-
-    _check_architecture(architecture)
-    tags = open_clip.list_pretrained_tags_by_model(architecture)
-    if tag not in tags:
-        raise WeightsError(
-            f"open_clip has no weights '{tag}' for {architecture}. "
-            f"Give the path of a file or one of: {', '.join(tags) or 'none'}."
-        )
-    return dict(open_clip.get_pretrained_cfg(architecture, tag))
-
-
-def check_open_clip(architecture: str) -> None:
-    """Refuse an architecture that could not be used, whatever its weights.
-
-    Raises
-    ------
-    WeightsError
-        It is not known or cannot be built, or its vision tower gives no dense features.
-    """
-    _built(architecture, None, empty=True)
-
-
-def load_open_clip(
-    architecture: str, file: str | Path, tag: str | None = None, input_size: int = 512
-) -> Clip:
-    """Any ViT open_clip knows, from a file on this machine.
-
-    Parameters
-    ----------
-    architecture : str
-        open_clip's name, e.g. ``ViT-B-16``; without a tag, one with ``-quickgelu`` for weights of
-        OpenAI.
-    file : str or Path
-        Weights as open_clip, OpenAI or the hub publish them.
-    tag : str, optional
-        open_clip's name of these weights, which tells their activation.
-    input_size : int
-        Side of the square its vision tower is to see, pixels.
-
-    Raises
-    ------
-    WeightsError
-        The architecture is not known, the weights are missing or do not fit, or the vision tower
-        gives no dense features.
-    """
-    model, description, tokenizer = _built(architecture, tag)
-    _fill(model, read_state(file), str(file))
-    return Clip(model, ClipConfig(description, input_size), tokenizer)
-
-
-def _check_architecture(architecture: str) -> None:
-    import open_clip
-
-    if architecture not in open_clip.list_models():
-        raise WeightsError(
-            f"open_clip has no architecture '{architecture}'. "
-            "Choose one of `python -c 'import open_clip; print(open_clip.list_models())'`."
-        )
-
-
-def _built(
-    architecture: str, tag: str | None, empty: bool = False
-) -> tuple[Any, dict[str, Any], Any]:
-    """A model of open_clip with initial weights, its description, and its tokenizer.
-
-    One that is `empty` has shapes and no values, where its make allows, which takes no time.
-    """
-    import open_clip
-
-    _check_architecture(architecture)
-    description = open_clip.get_model_config(architecture)
-    source = open_clip.get_pretrained_cfg(architecture, tag) if tag else {}
-    # Which activation the weights were trained with, only their tag knows.
-    description["quick_gelu"] = bool(description.get("quick_gelu") or source.get("quick_gelu"))
-    check_vision_config(architecture, description["vision_cfg"])
-    parts = {**description["vision_cfg"], **description["text_cfg"]}
-    own = "timm_model_name" not in parts and "hf_model_name" not in parts
-    try:
-        # Initial values are overwritten; the draws of others must not change by it.
-        with (
-            torch.random.fork_rng(devices=[]),
-            torch.device("meta") if empty and own else nullcontext(),
-        ):
-            model = _build_model(description)
-        tokenizer = open_clip.get_tokenizer(architecture)
-    except (ImportError, OSError, RuntimeError, ValueError) as error:
-        raise WeightsError(
-            f"{architecture} cannot be built here ({error}). Choose another, e.g. ViT-B-16."
-        ) from error
-    patch_size(model.visual)
-    return model, description, tokenizer
-
-
-def _build_model(architecture: Mapping[str, Any]) -> Any:
-    """An open_clip model with initial weights; nothing is fetched."""
+def build_model(architecture: Mapping[str, Any]) -> Any:
+    """An open_clip model with initial weights, without a tokenizer; nothing is fetched."""
     from open_clip import CLIP, CustomTextCLIP
 
     description = deepcopy(dict(architecture))
@@ -357,46 +249,6 @@ def _build_model(architecture: Mapping[str, Any]) -> Any:
     if "hf_model_name" in text:
         text["hf_model_pretrained"] = False
     return (CustomTextCLIP if custom else CLIP)(**description)
-
-
-#: What OpenAI's files hold beside tensors of the model.
-_BOOKKEEPING = ("input_resolution", "context_length", "vocab_size")
-#: What some files hold that is computed anew when a model is built.
-_COMPUTED = ("attn_mask", "position_ids")
-
-
-def _fill(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Load weights as they are published, of whatever age and make open_clip knows."""
-    state = {
-        name: value
-        for name, value in state.items()
-        if name not in _BOOKKEEPING and not name.endswith(_COMPUTED)
-    }
-    try:
-        state = _in_open_clips_names(model, state)
-        model.load_state_dict(state)
-    except (RuntimeError, KeyError) as error:
-        lines = str(error).splitlines()
-        reason = lines[min(1, len(lines) - 1)].strip() if lines else "other tensors"
-        raise WeightsError(
-            f"{source} does not hold weights of this CLIP architecture ({reason}). "
-            "Choose the architecture the file was made for."
-        ) from error
-
-
-def _in_open_clips_names(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Names and shapes as this model has them."""
-    from open_clip.convert import convert_state_dict
-    from open_clip.model import convert_to_custom_text_state_dict
-
-    state = convert_state_dict(model, state)
-    if "positional_embedding" in state and not hasattr(model, "positional_embedding"):
-        state = convert_to_custom_text_state_dict(state)
-    for name in ("logit_scale", "logit_bias"):
-        wanted = getattr(model, name, None)
-        if wanted is not None and name in state:
-            state[name] = state[name].reshape(wanted.shape)
-    return state
 
 
 class _CutTokenizer:

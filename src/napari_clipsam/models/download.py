@@ -14,7 +14,15 @@ from typing import IO, Any
 
 from napari_clipsam.errors import DownloadError, OutputError, Stopped
 from napari_clipsam.models.checksum import Checksum, hashing
-from napari_clipsam.models.transfer import CutOff, Head, Missing, Patience, host_of, transfer
+from napari_clipsam.models.transfer import (
+    CutOff,
+    Head,
+    Missing,
+    Patience,
+    host_of,
+    transfer,
+    web_page,
+)
 
 __all__ = ["Download", "DownloadProgress", "Patience", "discard"]
 
@@ -214,19 +222,13 @@ class Download:
 
     def _opened(self, first: bytes, head: Head) -> IO[bytes]:
         """The file, open at the place of the first bytes, which tell whether it is worth it."""
-        if head.start == 0:
-            if first.lstrip()[:1] == b"<":
-                raise DownloadError(
-                    f"{host_of(self.source)} answered with a web page, not with the file: a proxy, "
-                    "or a network that wants a login, may have stepped in."
-                )
-            self._check_space(head.total)
-        elif head.total is not None:
-            self._check_space(head.total - head.start)
+        if head.start == 0 and first.lstrip()[:1] == b"<":
+            raise DownloadError(web_page(self.source))
         try:
+            self._part.parent.mkdir(parents=True, exist_ok=True)
+            self._check_space(head)
             if head.start:
                 return self._part.open("ab")
-            self._part.parent.mkdir(parents=True, exist_ok=True)
             file = self._part.open("wb")
             note = {"source": self.source, "validator": head.validator, "total": head.total}
             _note_of(self._part).write_text(json.dumps(note), encoding="utf-8")
@@ -243,16 +245,16 @@ class Download:
         except OSError as error:
             raise self._unwritable(error) from error
 
-    def _check_space(self, needed: int | None) -> None:
-        with suppress(OSError):
-            self._part.parent.mkdir(parents=True, exist_ok=True)
-            free = shutil.disk_usage(self._part.parent).free
-            if needed is not None and needed > free:
-                raise OutputError(
-                    f"{self._name} needs {needed / 1e6:.0f} MB more, and {self._part.parent} has "
-                    f"{free / 1e6:.0f} MB left. Free some space, or set NAPARI_CLIPSAM_HOME to "
-                    "another folder."
-                )
+    def _check_space(self, head: Head) -> None:
+        """Refuse what the disk has no room for, before it is full."""
+        free = shutil.disk_usage(self._part.parent).free
+        needed = 0 if head.total is None else head.total - head.start
+        if needed > free:
+            raise OutputError(
+                f"{self._name} needs {needed / 1e6:.0f} MB more, and {self._part.parent} has "
+                f"{free / 1e6:.0f} MB left. Free some space, or set NAPARI_CLIPSAM_HOME to another "
+                "folder."
+            )
 
     def _resume_point(self) -> tuple[int, str]:
         """Bytes that are there and what names them; what cannot be resumed is thrown away."""

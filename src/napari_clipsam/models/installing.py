@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Callable, Generator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,22 +48,26 @@ def fetch(
     part = part_file(entry.name)
     make_folder(part.parent)
     with FileLock(part.with_suffix(".lock")) as lock:
-        yield from _wait_for(lock, part, stop)
+        yield from _wait_for(lock, entry.name, stop)
         there = installed(entry.kind).get(entry.name)
         if there is not None and there.installed:
             return
         stated = entry.checksum or first_download(entry.name)
         if entry.kind == "clip":
-            yield from _meanwhile(lambda: _check_tower(entry.architecture), part, stop)
+            yield from _meanwhile(lambda: _check_tower(entry.architecture), entry.name, stop)
         download = Download(entry.name, entry.sources, part, stated, stop, patience)
         yield from download.run()
         try:
-            found = yield from _meanwhile(lambda: _loaded_architecture(entry, part), part, stop)
+            found = yield from _meanwhile(
+                lambda: _loaded_architecture(entry, part), entry.name, stop
+            )
         except WeightsError as error:
             discard(part)
             raise WeightsError(
                 f"What was downloaded as '{entry.name}' cannot be used and was deleted. {error}"
             ) from error
+        if stated is None:
+            remember_download(entry.name, download.sha256)
         settle(
             entry.name,
             part,
@@ -71,8 +76,6 @@ def fetch(
             source=download.source,
         )
         discard(part)
-        if stated is None:
-            remember_download(entry.name, download.sha256)
 
 
 def copy_in(entry: ModelEntry, path: Path) -> None:
@@ -148,19 +151,21 @@ def _claim(lock: FileLock, name: str) -> None:
         )
 
 
-def _wait_for(lock: FileLock, part: Path, stop: Callable[[], bool]) -> Progress:
+def _wait_for(lock: FileLock, name: str, stop: Callable[[], bool]) -> Progress:
     """Wait for a lock, telling how far its holder is."""
-    try:
-        while not lock.acquire():
-            yield from _moment(threading.Event(), part, stop)
-    except OSError as error:
-        raise OutputError(
-            f"{part.parent} cannot be written to ({error.strerror}). Set NAPARI_CLIPSAM_HOME to a "
-            "folder that can."
-        ) from error
+    while True:
+        try:
+            if lock.acquire():
+                return
+        except OSError as error:
+            raise OutputError(
+                f"{part_file(name).parent} cannot be written to ({error.strerror}). Set "
+                "NAPARI_CLIPSAM_HOME to a folder that can."
+            ) from error
+        yield from _moment(threading.Event(), name, stop)
 
 
-def _meanwhile(work: Callable[[], Any], part: Path, stop: Callable[[], bool]) -> Progress:
+def _meanwhile(work: Callable[[], Any], name: str, stop: Callable[[], bool]) -> Progress:
     """Run something that takes seconds and cannot be stopped; its result is waited for, or not."""
     done = threading.Event()
     result: Any = None
@@ -177,23 +182,29 @@ def _meanwhile(work: Callable[[], Any], part: Path, stop: Callable[[], bool]) ->
 
     threading.Thread(target=run, name="napari-clipsam-check", daemon=True).start()
     while not done.is_set():
-        yield from _moment(done, part, stop)
+        yield from _moment(done, name, stop)
     if failure is not None:
         raise failure
     return result
 
 
-def _moment(done: threading.Event, part: Path, stop: Callable[[], bool]) -> Progress:
+def _moment(done: threading.Event, name: str, stop: Callable[[], bool]) -> Progress:
     """Wait a moment, or until something is done."""
     if stop():
-        raise Stopped(f"The download of {part.stem} was stopped; what is there is kept.")
+        raise Stopped(
+            f"The download of {name} was stopped; what is there is kept. Start it again to go on "
+            "from there."
+        )
     done.wait(_TICK)
-    size = part.stat().st_size if part.is_file() else 0
+    size = 0
+    # Another may be moving it this very moment.
+    with suppress(OSError):
+        size = part_file(name).stat().st_size
     yield DownloadProgress(size, None, None)
 
 
 def _check_tower(architecture: str) -> None:
-    from napari_clipsam.models.clip import check_open_clip
+    from napari_clipsam.models.pretrained import check_open_clip
 
     check_open_clip(architecture)
 
@@ -207,7 +218,7 @@ def _loaded_architecture(entry: ModelEntry, path: Path) -> str:
         It is none, or one of another architecture.
     """
     if entry.kind == "clip":
-        from napari_clipsam.models.clip import load_open_clip
+        from napari_clipsam.models.pretrained import load_open_clip
 
         load_open_clip(entry.architecture, path, entry.name.partition(":")[2])
         return entry.architecture

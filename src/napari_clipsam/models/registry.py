@@ -164,7 +164,7 @@ def import_file(name: str, path: str | Path) -> ModelEntry:
         Of a SAM: letters, digits, ``_``, ``-`` and ``.``. Of a CLIP: ``ARCH:TAG``, where a tag that
         open_clip does not know is a name of your own.
     path : str or Path
-        Any file `weights.load_sam` reads; of a CLIP, any `clip.load_open_clip` reads.
+        Any file `weights.load_sam` reads; of a CLIP, any `pretrained.load_open_clip` reads.
 
     Raises
     ------
@@ -259,7 +259,7 @@ def _load_language(choice: str) -> Clip:
     architecture, colon, weights = choice.partition(":")
     # One letter before the colon is a drive.
     if colon and len(architecture) > 1 and not Path(choice).is_file():
-        from napari_clipsam.models.clip import load_open_clip
+        from napari_clipsam.models.pretrained import load_open_clip
 
         if is_file(weights):
             return load_open_clip(architecture, weights)

@@ -204,11 +204,13 @@ def remember_download(name: str, sha256: str) -> None:
     OutputError
         It cannot be written.
     """
-    path = models_folder() / _SEEN
-    lines = path.read_text(encoding="utf-8") if path.is_file() else ""
-    make_folder(path.parent)
-    with replacing(path, overwrite=True) as part:
-        part.write_text(f"{lines}{sha256}  {name}\n", encoding="utf-8")
+    make_folder(models_folder())
+    try:
+        # In one line at the end, so that two programs may do it at a time.
+        with (models_folder() / _SEEN).open("a", encoding="utf-8") as file:
+            file.write(f"{sha256}  {name}\n")
+    except OSError as error:
+        raise _unwritable(models_folder(), error) from error
 
 
 def make_folder(folder: Path) -> None:

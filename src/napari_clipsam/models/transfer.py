@@ -19,7 +19,7 @@ from napari_clipsam.errors import DownloadError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["CutOff", "Head", "Missing", "Patience", "transfer"]
+__all__ = ["CutOff", "Head", "Missing", "Patience", "host_of", "transfer", "web_page"]
 
 #: What is lost at most when a connection is cut; a multiple of what the network brings at a time.
 _CHUNK = 1 << 14
@@ -28,6 +28,7 @@ _AHEAD = 256
 _TICK = 0.1
 _HOPS = 10
 _LOCAL = ("localhost", "127.0.0.1", "::1")
+_END = object()
 _RANGE = re.compile(r"bytes (?:(?P<start>\d+)-\d+|\*)/(?P<total>\d+)")
 #: Answers of servers that are busy and may not be a moment later.
 _BUSY = (408, 425, 429, 500, 502, 503, 504)
@@ -159,9 +160,6 @@ def transfer(
         left.set()
 
 
-_END = object()
-
-
 def _converse(url: str, start: int, validator: str, patience: Patience) -> Iterator[Head | bytes]:
     """Head and bytes, as they come; blocks."""
     import requests
@@ -236,10 +234,7 @@ def _read_head(response: Any) -> Head:
     if status not in (200, 206, 416):
         raise DownloadError(f"{host} refuses to give the file (status {status}).")
     if "html" in fields.get("Content-Type", "").lower():
-        raise DownloadError(
-            f"{host} answered with a web page, not with the file: a proxy, or a network that wants "
-            "a login, may have stepped in."
-        )
+        raise DownloadError(web_page(response.url))
     start, total = 0, None
     span = _RANGE.fullmatch(fields.get("Content-Range", ""))
     length = fields.get("Content-Length", "")
@@ -283,6 +278,14 @@ def _understood(error: Exception, url: str, reached: bool) -> Exception:
         refused = "Connection aborted" not in str(error)
         return CutOff(f"{host} cannot be reached", reached=not refused)
     return CutOff(f"the connection to {host} was cut")
+
+
+def web_page(url: str) -> str:
+    """What to say of a page in place of a file."""
+    return (
+        f"{host_of(url)} answered with a web page, not with the file: a proxy, or a network that "
+        "wants a login, may have stepped in."
+    )
 
 
 def host_of(url: str) -> str:

@@ -1,0 +1,162 @@
+"""CLIPs of open_clip: by name of an architecture and a tag, from a file on this machine."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from napari_clipsam.errors import WeightsError
+from napari_clipsam.models.clip import Clip, ClipConfig, build_model
+from napari_clipsam.models.reading import read_state
+from napari_clipsam.models.towers import check_vision_config, patch_size
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from torch import Tensor, nn
+
+__all__ = ["check_open_clip", "check_tag", "load_open_clip"]
+
+#: What OpenAI's files hold beside tensors of the model.
+_BOOKKEEPING = ("input_resolution", "context_length", "vocab_size")
+#: What some files hold that is computed anew when a model is built.
+_COMPUTED = ("attn_mask", "position_ids")
+
+
+def check_tag(architecture: str, tag: str) -> dict[str, Any]:
+    """What open_clip knows of the weights of a tag: their addresses, activation, ...
+
+    Raises
+    ------
+    WeightsError
+        The architecture or tag is not known.
+    """
+    import open_clip
+
+    _check_architecture(architecture)
+    tags = open_clip.list_pretrained_tags_by_model(architecture)
+    if tag not in tags:
+        raise WeightsError(
+            f"open_clip has no weights '{tag}' for {architecture}. "
+            f"Give the path of a file or one of: {', '.join(tags) or 'none'}."
+        )
+    return dict(open_clip.get_pretrained_cfg(architecture, tag))
+
+
+def check_open_clip(architecture: str) -> None:
+    """Refuse an architecture that could not be used, whatever its weights.
+
+    Raises
+    ------
+    WeightsError
+        It is not known or cannot be built, or its vision tower gives no dense features.
+    """
+    _built(architecture, None, empty=True)
+
+
+def load_open_clip(
+    architecture: str, file: str | Path, tag: str | None = None, input_size: int = 512
+) -> Clip:
+    """Any ViT open_clip knows, from a file on this machine.
+
+    Parameters
+    ----------
+    architecture : str
+        open_clip's name, e.g. ``ViT-B-16``; without a tag, one with ``-quickgelu`` for weights of
+        OpenAI.
+    file : str or Path
+        Weights as open_clip, OpenAI or the hub publish them.
+    tag : str, optional
+        open_clip's name of these weights, which tells their activation.
+    input_size : int
+        Side of the square its vision tower is to see, pixels.
+
+    Raises
+    ------
+    WeightsError
+        The architecture is not known, the weights are missing or do not fit, or the vision tower
+        gives no dense features.
+    """
+    model, description, tokenizer = _built(architecture, tag)
+    _fill(model, read_state(file), str(file))
+    return Clip(model, ClipConfig(description, input_size), tokenizer)
+
+
+def _check_architecture(architecture: str) -> None:
+    import open_clip
+
+    if architecture not in open_clip.list_models():
+        raise WeightsError(
+            f"open_clip has no architecture '{architecture}'. "
+            "Choose one of `python -c 'import open_clip; print(open_clip.list_models())'`."
+        )
+
+
+def _built(
+    architecture: str, tag: str | None, empty: bool = False
+) -> tuple[Any, dict[str, Any], Any]:
+    """A model of open_clip with initial weights, its description, and its tokenizer.
+
+    One that is `empty` has shapes and no values, where its make allows, which takes no time.
+    """
+    import open_clip
+
+    _check_architecture(architecture)
+    description = open_clip.get_model_config(architecture)
+    source = open_clip.get_pretrained_cfg(architecture, tag) if tag else {}
+    # Which activation the weights were trained with, only their tag knows.
+    description["quick_gelu"] = bool(description.get("quick_gelu") or source.get("quick_gelu"))
+    check_vision_config(architecture, description["vision_cfg"])
+    parts = {**description["vision_cfg"], **description["text_cfg"]}
+    own = "timm_model_name" not in parts and "hf_model_name" not in parts
+    try:
+        # Initial values are overwritten; the draws of others must not change by it.
+        with (
+            torch.random.fork_rng(devices=[]),
+            torch.device("meta") if empty and own else nullcontext(),
+        ):
+            model = build_model(description)
+        tokenizer = open_clip.get_tokenizer(architecture)
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
+        raise WeightsError(
+            f"{architecture} cannot be built here ({error}). Choose another, e.g. ViT-B-16."
+        ) from error
+    patch_size(model.visual)
+    return model, description, tokenizer
+
+
+def _fill(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Load weights as they are published, of whatever age and make open_clip knows."""
+    state = {
+        name: value
+        for name, value in state.items()
+        if name not in _BOOKKEEPING and not name.endswith(_COMPUTED)
+    }
+    try:
+        state = _in_open_clips_names(model, state)
+        model.load_state_dict(state)
+    except (RuntimeError, KeyError) as error:
+        lines = str(error).splitlines()
+        reason = lines[min(1, len(lines) - 1)].strip() if lines else "other tensors"
+        raise WeightsError(
+            f"{source} does not hold weights of this CLIP architecture ({reason}). "
+            "Choose the architecture the file was made for."
+        ) from error
+
+
+def _in_open_clips_names(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Names and shapes as this model has them."""
+    from open_clip.convert import convert_state_dict
+    from open_clip.model import convert_to_custom_text_state_dict
+
+    state = convert_state_dict(model, state)
+    if "positional_embedding" in state and not hasattr(model, "positional_embedding"):
+        state = convert_to_custom_text_state_dict(state)
+    for name in ("logit_scale", "logit_bias"):
+        wanted = getattr(model, name, None)
+        if wanted is not None and name in state:
+            state[name] = state[name].reshape(wanted.shape)
+    return state
