@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 
 import pytest
-from docs.pages import ALL, DOCS, PAGES, anchors, links, name_of, python_blocks
+import yaml
+from docs.pages import ALL, DOCS, PAGES, ROOT, anchors, links, name_of, python_blocks
 from PIL import Image
 
 from napari_clipsam._plugin.keymap import SHORTCUTS
@@ -79,3 +80,26 @@ def test_python_blocks_are_found_where_they_stand(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("one\n```python\na = 1\n```\n```py\nnot run\n```\n```python\nb = 2\n```\n")
     assert python_blocks(page) == ["\n\na = 1\n", "\n" * 8 + "b = 2\n"]
+
+
+def test_entries_of_menus_are_those_of_the_manifest() -> None:
+    manifest = yaml.safe_load((ROOT / "src" / "napari_clipsam" / "napari.yaml").read_text("utf-8"))
+    given = manifest["contributions"]
+    plugin = manifest["display_name"]
+    widgets = {f"Plugins > {plugin} > {one['display_name']}" for one in given["widgets"]}
+    samples = {
+        # Pages may leave out what stands in brackets.
+        f"File > Open Sample > {plugin} > {one['display_name'].replace(' (synthetic)', '')}"
+        for one in given["sample_data"]
+    }
+    titles = {one["id"]: one["title"] for one in given["commands"]}
+    segment = {
+        f"Layers > Segment > {titles[one['command']]}"
+        for one in given["menus"]["napari/layers/segment"]
+    }
+    known = widgets | samples | segment
+    known |= {" > ".join(entry.split(" > ")[:-1]) for entry in known}
+    text = "".join(page.read_text("utf-8") for page in ALL)
+    shown = re.findall(r"\*((?:Plugins|Layers|File > Open Sample) > [^*]+)\*", text)
+    assert len(shown) > 10
+    assert not {entry.replace("\n", " ") for entry in shown} - known
