@@ -5,7 +5,7 @@ What is written, measured and refused can then be checked by values, without any
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from napari_clipsam.inference.requests import ObjectMask, Prediction
+from napari_clipsam.inference.requests import ObjectMask, Prediction, PredictRequest
 from napari_clipsam.planes import Plane
 from napari_clipsam.prompts import Prompts
 
@@ -46,8 +46,10 @@ class BrightSegmenter:
     """Everything above half brightness is the concept, its parts are the instances."""
 
     def __init__(self, name: str = "bright", adapter: str = "lamp", seed: int = 0) -> None:
-        self.model = SimpleNamespace(name=name)
-        self.adapter = SimpleNamespace(info=SimpleNamespace(threshold=0.5, words=("nuclei",)))
+        network = SimpleNamespace(identity="light")
+        self.model = SimpleNamespace(name=name, sam=network, clip=network)
+        info = SimpleNamespace(threshold=0.5, words=("nuclei",))
+        self.adapter = SimpleNamespace(info=info, state_dict=dict)
         self.adapter_name, self.device, self.seed = adapter, torch.device("cpu"), seed
         self.asked: list[tuple[Prompts, Any]] = []
         self.planes: list[Plane] = []
@@ -55,6 +57,15 @@ class BrightSegmenter:
     def set_plane(self, plane: Plane | np.ndarray) -> None:
         assert isinstance(plane, Plane)
         self.planes.append(plane)
+
+    def answer(
+        self, request: PredictRequest, previous: Any = None, progress: Any = None
+    ) -> Prediction:
+        self.set_plane(request.plane)
+        return self.predict(request.prompts, request.target, previous, progress)
+
+    def encode_planes(self, planes: Sequence[Plane]) -> None:
+        """It needs no trunk."""
 
     def predict(
         self, prompts: Prompts, target: Any = None, previous: Any = None, progress: Any = None

@@ -36,9 +36,9 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp
 def bright(monkeypatch: pytest.MonkeyPatch) -> BrightSegmenter:
     """The stand-in, in place of any model that a command asks for."""
     segmenter = BrightSegmenter()
-    for command in ("_segment", "_evaluate", "_demo"):
+    for command in ("_segment", "_evaluate", "_demo", "_volume"):
         monkeypatch.setattr(
-            f"napari_clipsam.cli.{command}.make_segmenter", lambda *options: segmenter
+            f"napari_clipsam.cli.{command}.make_segmenter", lambda *options, **more: segmenter
         )
     return segmenter
 
@@ -47,10 +47,10 @@ def bright(monkeypatch: pytest.MonkeyPatch) -> BrightSegmenter:
 def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """A command that gets as far as loading a model fails the test."""
 
-    def refuse(*options: object) -> None:
+    def refuse(*options: object, **more: object) -> None:
         raise AssertionError("a model was loaded before the input was checked")
 
-    for command in ("_segment", "_evaluate", "_demo"):
+    for command in ("_segment", "_evaluate", "_demo", "_volume"):
         monkeypatch.setattr(f"napari_clipsam.cli.{command}.make_segmenter", refuse)
 
 

@@ -137,6 +137,77 @@ def segment(
 
 
 @app.command()
+def volume(
+    stack: Annotated[Path, typer.Argument(metavar="STACK", help="TIFF, Zarr or OME-Zarr.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="OUT", help="Ends in .ome.zarr or .tif.")
+    ],
+    text: Annotated[
+        list[str] | None,
+        typer.Option(metavar="WORD", help="What to look for; several give an output each."),
+    ] = None,
+    point: Annotated[
+        list[str] | None,
+        typer.Option(metavar="Z,Y,X[,-]", help="A click; all of them mark one object."),
+    ] = None,
+    box: Annotated[
+        list[str] | None,
+        typer.Option(metavar="Z,Y0,X0,Y1,X1", help="A box; each marks an object of its own."),
+    ] = None,
+    target: Annotated[
+        TargetChoice | None,
+        typer.Option(help="Left out: concept for a word alone, object with a point or box."),
+    ] = None,
+    propagate: Annotated[
+        bool, typer.Option("--propagate", help="Follow marked objects through all slices.")
+    ] = False,
+    model: Model = "starter",
+    clip: Clip = None,
+    adapter: AdapterChoice = None,
+    axes: Axes = None,
+    channels: Channels = None,
+    json: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="What was found, for programs.")
+    ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Keep what other words and adapters can use again."),
+    ] = None,
+    overwrite: Overwrite = False,
+    device: Device = "auto",
+    seed: Seed = 0,
+) -> None:
+    """Segment a whole stack, slice by slice, however large it is.
+
+    Objects keep one number through all slices. Killed or stopped, the same command goes on where
+    it ended.
+    """
+    from napari_clipsam.cli._volume import VolumeSegmentation, run
+
+    run(
+        VolumeSegmentation(
+            stack=stack,
+            output=output,
+            texts=tuple(text or ()),
+            points=tuple(point or ()),
+            boxes=tuple(box or ()),
+            target=None if target is None else target.value,
+            propagate=propagate,
+            model=model,
+            clip=clip,
+            adapter=adapter,
+            axes=axes,
+            channels=channels,
+            json=json,
+            overwrite=overwrite,
+            device=device,
+            seed=seed,
+            cache=cache,
+        )
+    )
+
+
+@app.command()
 def finetune(
     images: Images,
     labels: Labels = None,

@@ -26,9 +26,11 @@ __all__ = [
 
 
 def make_segmenter(
-    model: str, clip: str | None, adapter: str | None, device: str, seed: int
+    model: str, clip: str | None, adapter: str | None, device: str, seed: int, **more: Any
 ) -> Segmenter:
-    """Load what the options name; what is quick to refuse is refused before any weights are read.
+    """Load what the options name; what is quick to refuse is refused before weights are read.
+
+    `more` goes to the Segmenter as it is.
 
     Raises
     ------
@@ -48,7 +50,7 @@ def make_segmenter(
     elif adapter != "none":
         chosen = find_adapter(adapter)
         read_header(chosen)
-    return Segmenter(registry.load_model(model, clip), chosen, device, seed=seed)
+    return Segmenter(registry.load_model(model, clip), chosen, device, seed=seed, **more)
 
 
 class Progress:

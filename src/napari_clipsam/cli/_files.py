@@ -18,6 +18,7 @@ __all__ = [
     "Plan",
     "check_outputs",
     "find_images",
+    "in_name",
     "nothing_left_behind",
     "plan_outputs",
 ]
@@ -85,7 +86,7 @@ def plan_outputs(
     PromptError
         Two words that file names cannot tell apart.
     """
-    endings = {word: f"_{_in_name(word)}" for word in words} if len(words) > 1 else {}
+    endings = {word: f"_{in_name(word)}" for word in words} if len(words) > 1 else {}
     if len(set(endings.values())) < len(endings) or len(set(words)) < len(words):
         raise PromptError(f"The words {', '.join(words)} are not all different. Give each once.")
     in_folder = many or output.is_dir() or (len(words) > 1 and not output.suffix)
@@ -184,6 +185,6 @@ def _make(folder: Path) -> None:
         ) from error
 
 
-def _in_name(word: str) -> str:
+def in_name(word: str) -> str:
     """A word as part of a file's name."""
     return re.sub(r"[^\w.-]+", "_", word)

@@ -194,7 +194,7 @@ class LabelLinker:
 def segment_volume(
     segmenter: Segmenter,
     task: VolumeTask,
-    outputs: Mapping[str, Path],
+    outputs: Mapping[Any, Path],
     overwrite: bool = False,
 ) -> Generator[VolumeProgress, None, None]:
     """Find words in every plane of a stack and write their labels.
@@ -248,7 +248,7 @@ class _Files:
         self,
         segmenter: Segmenter,
         task: VolumeTask,
-        outputs: Mapping[str, Path],
+        outputs: Mapping[Any, Path],
         overwrite: bool,
     ) -> None:
         self._task = task

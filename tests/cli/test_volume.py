@@ -1,0 +1,185 @@
+"""``volume``: whole stacks, their outputs, and what is refused before any work."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import zarr
+from bright import BrightSegmenter, Run, squares
+from numpy.testing import assert_array_equal
+from numpy.typing import NDArray
+
+from napari_clipsam.planes import read_labels
+
+IMAGE, LABELS = squares()
+
+
+@pytest.fixture
+def column(tmp_path: Path) -> Path:
+    """The four squares in each of 5 slices; the fourth ends after the third slice."""
+    slices = np.stack([IMAGE] * 5)
+    slices[3:, LABELS == 4] = 0
+    path = tmp_path / "column.tif"
+    tifffile.imwrite(path, slices, imagej=True, metadata={"axes": "ZYX"})
+    return path
+
+
+def labels_in(path: Path) -> NDArray:
+    stack = read_labels(path)
+    return np.stack([stack.plane(index) for index in stack.planes()])
+
+
+@pytest.mark.parametrize("name", ["out.ome.zarr", "out.tif"])
+def test_a_word_is_found_in_every_slice(
+    run: Run, bright: BrightSegmenter, stack: Path, tmp_path: Path, name: str
+) -> None:
+    done = run("volume", stack, "--text", "nuclei", "-o", tmp_path / name)
+    assert (done.status, done.out) == (
+        0,
+        f"stack.tif: nuclei: found in 5 planes -> {tmp_path / name}\n",
+    )
+    assert "5 planes of 60 x 80" in done.err
+    found = labels_in(tmp_path / name)
+    assert_array_equal(found, tifffile.imread(stack) > 127)
+    assert found.dtype == np.uint8
+
+
+def test_instances_have_one_number_through_the_slices(
+    run: Run, bright: BrightSegmenter, column: Path, tmp_path: Path
+) -> None:
+    out, described = tmp_path / "out.tif", tmp_path / "out.json"
+    options = ("--text", "nuclei", "--target", "instances", "--json", described)
+    done = run("volume", column, *options, "-o", out)
+    assert done.status == 0 and "4 objects in 5 planes" in done.out
+    found = labels_in(out)
+    assert found.dtype == np.uint16
+    assert_array_equal(found > 0, tifffile.imread(column) > 0)
+    for number in range(1, 5):
+        inside = number == LABELS
+        assert len(set(np.unique(found[:, inside])) - {0}) == 1
+    told = json.loads(described.read_text())
+    assert told | {"image": "", "output": ""} == {
+        "image": "",
+        "output": "",
+        "model": "bright",
+        "adapter": "lamp",
+        "device": "cpu",
+        "text": "nuclei",
+        "target": "instances",
+        "match": True,
+        "n_planes": 5,
+        "n_objects": 4,
+    }
+
+
+def test_several_words_give_an_output_each(
+    run: Run, bright: BrightSegmenter, stack: Path, tmp_path: Path
+) -> None:
+    words = ("--text", "nuclei", "--text", "mitochondria")
+    done = run(
+        "volume", stack, *words, "-o", tmp_path / "out.ome.zarr", "--json", tmp_path / "j.json"
+    )
+    assert done.status == 0
+    assert "mitochondria: no match in 5 planes" in done.out
+    assert labels_in(tmp_path / "out_nuclei.ome.zarr").any()
+    assert not labels_in(tmp_path / "out_mitochondria.ome.zarr").any()
+    assert json.loads((tmp_path / "j_mitochondria.json").read_text())["match"] is False
+
+
+def test_an_object_is_followed_from_a_click(
+    run: Run, bright: BrightSegmenter, column: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.ome.zarr"
+    clicks = ("--point", "1,8,8", "--box", "1,28,58,44,72")
+    done = run("volume", column, *clicks, "--propagate", "-o", out)
+    assert done.status == 0, done.err
+    assert "object: 2 objects in 5 planes" in done.out
+    found = labels_in(out)
+    # Boxes come first.
+    assert_array_equal(found[:, LABELS == 1], 2)
+    assert_array_equal(found[:3, LABELS == 4], 1)
+    assert not found[3:, LABELS == 4].any()
+    assert set(np.unique(found)) == {0, 1, 2}
+
+
+def test_without_propagate_only_the_marked_slices_are_looked_at(
+    run: Run, bright: BrightSegmenter, column: Path, tmp_path: Path
+) -> None:
+    done = run("volume", column, "--point", "1,8,8", "--point", "3,8,8", "-o", tmp_path / "o.tif")
+    assert done.status == 0, done.err
+    found = labels_in(tmp_path / "o.tif")
+    assert [bool(plane.any()) for plane in found] == [False, True, False, True, False]
+
+
+def test_what_was_made_for_one_word_is_kept_for_others(
+    run: Run, stack: Path, tmp_path: Path, tiny: list[object]
+) -> None:
+    cache = tmp_path / "cache"
+    for word in ("nuclei", "cells"):
+        out = tmp_path / f"{word}.ome.zarr"
+        done = run("volume", stack, "--text", word, "-o", out, "--cache", cache, *tiny)
+        assert done.status == 0, done.err
+        # One slice shows something; its trunk and its features.
+        assert len(list(cache.glob("*/*/zarr.json"))) == 2
+    assert zarr.open_group(out, mode="r").attrs["ome"]["version"] == "0.5"
+
+
+@pytest.mark.usefixtures("no_model")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((), "nothing to go by"),
+        (("--point", "8,8"), "names no slice"),
+        (("--point", "9,8,8"), "no slice 9"),
+        (("--point", "1,8,800"), "outside"),
+        (("--point", "1,8,8,-"), "All points are negative"),
+        (("--text", "nuclei", "--propagate"), "follows objects"),
+        (("--text", "nuclei", "--target", "object"), "needs a --point or a --box"),
+        (("--text", "nuclei", "--point", "1,8,8", "--target", "concept"), "cannot guide"),
+        (("--text", "a b", "--text", "a_b"), "not all different"),
+        (("--text", "nuclei", "-o", "out.png"), "no name for a volume"),
+        (("--text", "nuclei", "-o", "none/out.tif"), "does not exist"),
+        (("--text", "nuclei", "--axes", "TCQ"), "axes"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_a_model_is_loaded(
+    run: Run, stack: Path, tmp_path: Path, options: tuple[str, ...], message: str
+) -> None:
+    output = () if "-o" in options else ("-o", tmp_path / "out.ome.zarr")
+    before = set(tmp_path.iterdir())
+    done = run("volume", stack, *options, *output)
+    assert done.status == 2 and done.out == ""
+    assert message in done.err and "Traceback" not in done.err
+    assert set(tmp_path.iterdir()) - before <= {tmp_path / "home"}
+
+
+@pytest.mark.usefixtures("no_model")
+def test_a_single_plane_is_no_stack(run: Run, image: Path, tmp_path: Path) -> None:
+    done = run("volume", image, "--text", "nuclei", "-o", tmp_path / "out.tif")
+    assert done.status == 2 and "Use `segment`" in done.err
+
+
+@pytest.mark.usefixtures("no_model")
+def test_a_truncated_stack_and_an_empty_group_are_refused(
+    run: Run, stack: Path, tmp_path: Path
+) -> None:
+    cut = tmp_path / "cut.tif"
+    cut.write_bytes(stack.read_bytes()[:9000])
+    zarr.open_group(tmp_path / "empty.zarr", mode="w")
+    for path in (cut, tmp_path / "empty.zarr"):
+        done = run("volume", path, "--text", "nuclei", "-o", tmp_path / "out.tif")
+        assert done.status == 2 and path.name.partition(".")[0] in done.err
+
+
+def test_a_result_is_replaced_only_when_asked(
+    run: Run, bright: BrightSegmenter, stack: Path, tmp_path: Path
+) -> None:
+    words = ("volume", stack, "--text", "nuclei", "-o", tmp_path / "out.ome.zarr")
+    assert run(*words).status == 0
+    done = run(*words)
+    assert done.status == 2 and "exists already" in done.err
+    assert run(*words, "--overwrite").status == 0
