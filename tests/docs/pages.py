@@ -44,7 +44,8 @@ def python_blocks(page: Path) -> list[str]:
 
 def commands(page: Path) -> list[list[str]]:
     """Commands of the blocks marked ``sh``, as words."""
-    lines = [line for one in blocks(page) if one.language == "sh" for line in one.text.splitlines()]
+    shell = [one.text.replace("\\\n", " ") for one in blocks(page) if one.language == "sh"]
+    lines = [line for text in shell for line in text.splitlines()]
     words = [shlex.split(line, comments=True) for line in lines]
     return [part for line in words for part in _parts(line)]
 

@@ -22,6 +22,7 @@ OTHERS = {
     "pip": {"install", "download", "uninstall"},
     "uv": {"venv", "pip"},
     "conda": {"create", "activate"},
+    "bioimageio": {"test"},
     "napari": set(),
     "source": None,
 }
@@ -131,6 +132,8 @@ def test_every_block_is_of_a_kind_that_is_tried(page: Path) -> None:
 
 def test_what_is_joined_is_tried_in_parts(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
-    page.write_text("```sh\nmake a && make b   # both\n```\n```\n$ x -o 'a b'\nerror: no\n```\n")
+    page.write_text(
+        "```sh\nmake a && make \\\n  b   # both\n```\n```\n$ x -o 'a b'\nerror: no\n```\n"
+    )
     assert commands(page) == [["make", "a"], ["make", "b"]]
     assert answers(page) == [(["x", "-o", "a b"], "error: no")]
