@@ -386,6 +386,15 @@ def test_a_word_is_found_in_the_stack_with_linked_objects(deep: SegmentControlle
     assert len(set(kept[2:5, y + 1, x + 1])) == 1
 
 
+def test_an_answer_from_the_cache_does_not_shorten_the_estimate(deep: SegmentController) -> None:
+    key = deep.focus.shown_key()
+    assert key is not None
+    deep.stacks.seen(key, 2.0)
+    first = deep.state.estimate
+    deep.stacks.seen(key, 0.01)
+    assert deep.state.estimate == first != ""
+
+
 def test_a_stopped_stack_keeps_what_is_finished(deep: SegmentController) -> None:
     deep.find("nuclei")
     deep.clear()

@@ -65,7 +65,8 @@ class StackJobs:
 
     def seen(self, key: PlaneKey, seconds: float) -> None:
         """Learn from a plane how long one takes, and that it was corrected."""
-        self._seconds[key] = seconds
+        # A later answer of a plane comes from caches.
+        self._seconds[key] = max(seconds, self._seconds.get(key, 0.0))
         axis = self._to.focus.stack_axis
         if axis is not None and key[axis] is not None:
             self._corrected.add(int(key[axis] or 0))
