@@ -69,11 +69,12 @@ class Dock(QWidget):
         viewer, controls = self._viewer, self._controls
         self.arrange(self._letters())
         self.restyle()
-        self._release = partial(
-            _release, viewer, controls, WeakMethod(self.restyle), WeakMethod(self.render_state)
-        )
+        # Not the method itself: to find that, napari compares its widget with models, and a widget
+        # that Qt has deleted cannot be compared.
+        restyle = partial(_call, WeakMethod(self.restyle))
+        self._release = partial(_release, viewer, controls, restyle, WeakMethod(self.render_state))
         self.destroyed.connect(self._release)
-        viewer.events.theme.connect(self.restyle)
+        viewer.events.theme.connect(restyle)
         controls.changed.connect(self.render_state)
         self.render_state(controls.state)
 
@@ -127,16 +128,21 @@ def nobody_types() -> bool:
     return not focus.testAttribute(Qt.WidgetAttribute.WA_InputMethodEnabled)
 
 
+def _call(method: WeakMethod, *_: object) -> None:
+    """Call a method of something that may be gone."""
+    if (alive := method()) is not None:
+        alive()
+
+
 def _release(
     viewer: napari.viewer.Viewer,
     controls: Any,
-    restyle: WeakMethod,
+    restyle: Callable[..., None],
     render: WeakMethod,
     *_: object,
 ) -> None:
     """Let go of viewer and controls; may be called many times."""
-    if (themed := restyle()) is not None:
-        viewer.events.theme.disconnect(themed)
+    viewer.events.theme.disconnect(restyle)
     if (slot := render()) is not None:
         controls.changed.disconnect(slot, missing_ok=True)
     controls.close()
