@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, Literal
@@ -77,7 +78,7 @@ class VolumeTask:
         """Axes of the result."""
         return "".join(letter for letter in "TZ" if letter in self.stack.plane_axes) + "YX"
 
-    @property
+    @cached_property
     def layout(self) -> VolumeLayout:
         """Shape and type of the result."""
         stack = self.stack
@@ -85,7 +86,7 @@ class VolumeTask:
         dtype = np.dtype(np.uint8 if self.target == "concept" else np.uint32)
         return VolumeLayout(self.letters, shape, dtype, dict(stack.spacing_um or {}))
 
-    @property
+    @cached_property
     def indices(self) -> list[dict[str, int]]:
         """The planes, in the order of `VolumeLayout.places`."""
         names = self.letters[:-2]

@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +53,7 @@ class VolumeLayout:
     dtype: np.dtype
     spacing_um: Mapping[str, float]
 
-    @property
+    @cached_property
     def places(self) -> list[tuple[int, ...]]:
         """Where each plane lies along the leading axes, in the order in which they are written."""
         return list(np.ndindex(self.shape[:-2]))

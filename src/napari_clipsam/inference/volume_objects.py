@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,7 +67,7 @@ class ObjectTask:
             for prompts in one.values():
                 prompts.check_inside(self.stack.plane_shape)
 
-    @property
+    @cached_property
     def labels(self) -> VolumeTask:
         """Axes and places of the result."""
         return VolumeTask(self.stack, (self.word or "object",), "instances")
