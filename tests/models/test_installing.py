@@ -6,11 +6,14 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import pytest
@@ -19,7 +22,7 @@ from serving import FileServer, answer, cut, page, serving, stall, trickle
 from tiny import CLIP_ARCHITECTURE, tiny_clip, tiny_sam
 
 from napari_clipsam.errors import DownloadError, OutputError, Stopped, WeightsError
-from napari_clipsam.models import download, installing, registry
+from napari_clipsam.models import download, installing, registry, store
 from napari_clipsam.models.catalogue import CLIPS
 from napari_clipsam.models.download import DownloadProgress, Patience
 from napari_clipsam.models.registry import (
@@ -325,6 +328,42 @@ def test_nothing_is_imported_or_deleted_while_it_is_downloaded(
     assert done().installed and leftovers() == []
 
 
+def test_a_second_import_leaves_the_first_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sam.pth").write_bytes(SAM)
+    copy, refused = shutil.copyfile, []
+
+    def copy_and_try_again(source: Path, target: Path) -> None:
+        copy(source, target)
+        with pytest.raises(WeightsError, match="'mine' is being installed right now") as caught:
+            import_file("mine", tmp_path / "sam.pth")
+        refused.append(caught)
+
+    monkeypatch.setattr(shutil, "copyfile", copy_and_try_again)
+
+    assert import_file("mine", tmp_path / "sam.pth").installed and refused
+    assert leftovers() == []
+
+
+def test_an_import_does_not_replace_what_came_while_it_looked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sam.pth").write_bytes(SAM)
+    (tmp_path / "other.pth").write_bytes(torch_file(tiny_sam(6).state_dict()))
+    look = installing._loaded_architecture
+
+    def another_is_quicker(*given: Any) -> str:
+        monkeypatch.setattr(installing, "_loaded_architecture", look)
+        import_file("mine", tmp_path / "sam.pth")
+        return look(*given)
+
+    monkeypatch.setattr(installing, "_loaded_architecture", another_is_quicker)
+    with pytest.raises(WeightsError, match="There is a model 'mine' already"):
+        import_file("mine", tmp_path / "other.pth")
+    assert entry("mine").sha256 == SHA256
+
+
 def test_what_has_come_of_a_download_can_be_thrown_away(server: FileServer) -> None:
     server.coming.append(stall(65_536))
     steps = install("cells")
@@ -383,6 +422,24 @@ def test_a_place_that_cannot_be_taken_leaves_the_file_to_go_on_with(
     assert not entry().installed
 
     assert done().installed and len(server.asked) == 2
+
+
+def test_a_record_that_cannot_be_written_leaves_no_file_without_one(
+    server: FileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def full(*given: object, **more: object) -> Iterator[Path]:
+        raise OutputError("The disk is full. Free some space.")
+        yield Path()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "replacing", full)
+        with pytest.raises(OutputError, match="full"):
+            done()
+    assert not entry().installed and leftovers() == ["cells.json", "cells.part"]
+    assert [path.name for path in models_folder().iterdir()] == ["downloads"]
+
+    assert done().installed
 
 
 # ---------------------------------------------------------------- CLIPs

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from napari_clipsam.models import locking
 from napari_clipsam.models.locking import FileLock
 
 HOLD = """
@@ -45,3 +49,14 @@ def test_another_process_holds_it_until_it_dies(tmp_path: Path) -> None:
         holder.wait()
 
     assert path.exists() and FileLock(path).acquire(), "its file is left, and locks nothing"
+
+
+def test_a_disk_without_locks_is_not_taken_for_another_holder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(descriptor: int) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(locking, "_lock", unknown)
+    with pytest.raises(OSError, match="not implemented"):
+        FileLock(tmp_path / "lock").acquire()

@@ -382,6 +382,26 @@ def test_when_nothing_is_better_the_start_is_kept(
         assert torch.equal(value, weights(result.adapter)[name]), name
 
 
+def test_when_nothing_beats_the_base_the_best_that_was_trained_comes_back(
+    model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure = trainer.Scorer.measure
+
+    def base_is_best(self: trainer.Scorer, adapter: Adapter | None) -> Any:
+        scores = measure(self, adapter)
+        return replace(scores, dice=0.99) if adapter is None else scores
+
+    monkeypatch.setattr(trainer.Scorer, "measure", base_is_best)
+    events = list(fit(model, split(), replace(QUICK, steps=20)))
+    result = result_of(events)
+    assert not result.improved and result.baseline == 0.99
+    trained = [e.score for e in events if e.stage == "train" and e.score is not None]
+    assert result.best == max(trained) < 0.99
+    assert result.adapter.info.words == ("blobs",)
+    assert all(e.best == 0.99 for e in events if e.best is not None)
+    assert [e.preview is not None for e in events if e.stage == "train"].count(True) == 0
+
+
 def test_a_loss_that_is_not_finite_ends_it_and_the_best_is_kept(
     model: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -173,7 +173,9 @@ class UserShelf:
     def delete(self, entry: Entry) -> None:
         """Delete what the plugin keeps of an entry."""
         if entry.begun:
-            _discard(entry.name)
+            from napari_clipsam.models.installing import drop_part
+
+            drop_part(entry.name)
         elif entry.kept or entry.file is None:
             raise OutputError(entry.kept or f"{entry.name} is not on this computer.")
         elif entry.kind == "adapter":
@@ -217,25 +219,6 @@ def _begun(name: str) -> int:
         return part_file(name).stat().st_size
     except OSError:
         return 0
-
-
-def _discard(name: str) -> None:
-    """Delete what has come of a download.
-
-    Raises
-    ------
-    OutputError
-        Another program goes on with it.
-    """
-    from napari_clipsam.models.download import discard
-    from napari_clipsam.models.locking import FileLock
-    from napari_clipsam.models.store import part_file
-
-    part = part_file(name)
-    with FileLock(part.with_suffix(".lock")) as lock:
-        if not lock.acquire():
-            raise OutputError(f"Another program is downloading {name}. Stop it there first.")
-        discard(part)
 
 
 def _identity(found: ModelEntry) -> str:

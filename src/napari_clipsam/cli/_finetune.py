@@ -279,11 +279,12 @@ def _save(
         part.unlink(missing_ok=True)
     scores = held_out_scores(model, stored, split.held_out, options.target)
     told = {"tested_on": split.tested_on, "after": scores}
-    if not result.improved:
+    trained = result.improved or result.best < result.baseline
+    if not trained:
         told["before"] = scores
     stored.with_info(
         words=stored.info.words or tuple(reversed(words)),
-        scores={**(stored.info.scores if result.improved else {}), **told},
+        scores={**(stored.info.scores if trained else {}), **told},
     )
     save_adapter(stored, path, options.overwrite)
     return scores
@@ -299,6 +300,11 @@ def _outcome(result: TrainResult, scores: dict[str, float], files: _Files, resum
     measured = f"{result.measure} on {result.tested_on}: {result.baseline:.3f}"
     if result.improved:
         lines.append(f"{measured} -> {after:.3f}")
+    elif result.best < result.baseline:
+        lines.append(
+            f"{measured} without an adapter, and nothing learnt was better: the file holds the "
+            f"best of it, {after:.3f}. Label more slices, or teach for longer."
+        )
     else:
         lines.append(
             f"{measured}, and nothing learnt was better: the file holds what training began from."

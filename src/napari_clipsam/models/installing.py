@@ -98,8 +98,11 @@ def copy_in(entry: ModelEntry, path: Path) -> None:
     part = part_file(entry.name).with_suffix(".copy")
     make_folder(part.parent)
     with FileLock(part.with_suffix(".lock")) as lock:
+        _claim(lock, entry.name)
+        there = installed(entry.kind).get(entry.name)
+        if there is not None and there.installed:
+            raise WeightsError(f"There is a model '{entry.name}' already. Choose another name.")
         try:
-            _claim(lock, entry.name)
             shutil.copyfile(path, part)
             if sha256_of(part) != digests["sha256"]:
                 raise WeightsError(f"{path} changed while it was copied. Import it again.")
@@ -126,6 +129,8 @@ def drop_part(name: str) -> Path | None:
     ------
     WeightsError
         It is going on right now.
+    OutputError
+        The folder cannot be written to.
     """
     part = part_file(name)
     if Path(name).name != name or not part.is_file():
@@ -142,10 +147,11 @@ def _claim(lock: FileLock, name: str) -> None:
     Raises
     ------
     WeightsError
-    OSError
-        The lock cannot be made.
+        Another has it.
+    OutputError
+        There can be no lock.
     """
-    if not lock.acquire():
+    if not _acquired(lock, name):
         raise WeightsError(
             f"'{name}' is being installed right now. Wait until that is done, or stop it."
         )
@@ -153,16 +159,18 @@ def _claim(lock: FileLock, name: str) -> None:
 
 def _wait_for(lock: FileLock, name: str, stop: Callable[[], bool]) -> Progress:
     """Wait for a lock, telling how far its holder is."""
-    while True:
-        try:
-            if lock.acquire():
-                return
-        except OSError as error:
-            raise OutputError(
-                f"{part_file(name).parent} cannot be written to ({error.strerror}). Set "
-                "NAPARI_CLIPSAM_HOME to a folder that can."
-            ) from error
+    while not _acquired(lock, name):
         yield from _moment(threading.Event(), name, stop)
+
+
+def _acquired(lock: FileLock, name: str) -> bool:
+    try:
+        return lock.acquire()
+    except OSError as error:
+        raise OutputError(
+            f"{part_file(name).parent} cannot be written to ({error.strerror}). Set "
+            "NAPARI_CLIPSAM_HOME to a folder that can."
+        ) from error
 
 
 def _meanwhile(work: Callable[[], Any], name: str, stop: Callable[[], bool]) -> Progress:

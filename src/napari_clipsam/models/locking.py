@@ -38,7 +38,7 @@ class FileLock:
         Raises
         ------
         OSError
-            The file cannot be made.
+            The file cannot be made, or its disk knows no locks.
         """
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
@@ -47,9 +47,11 @@ class FileLock:
             if os.path.samestat(os.fstat(descriptor), self._path.stat()):
                 self._descriptor = descriptor
                 return True
-        except OSError:
+        except (BlockingIOError, PermissionError, FileNotFoundError):
             pass
-        os.close(descriptor)
+        finally:
+            if self._descriptor != descriptor:
+                os.close(descriptor)
         return False
 
     def release(self) -> None:

@@ -280,7 +280,9 @@ def _find(name_or_file: str) -> tuple[Path, str]:
         return _ready(entry), entry.name
     if is_file(name_or_file):
         return Path(name_or_file), Path(name_or_file).name
-    raise WeightsError(_unknown(name_or_file, list(entries)))
+    raise WeightsError(
+        f"{_unknown(name_or_file, list(entries))}; the path of a file of SAM weights works too."
+    )
 
 
 def _ready(entry: ModelEntry) -> Path:
@@ -298,10 +300,7 @@ def _ready(entry: ModelEntry) -> Path:
 def _unknown(name: str, known: list[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]}?" if near else ""
-    return (
-        f"There is no model '{name}'.{hint} Known are: {', '.join(known)}; the path of a file of "
-        "SAM weights works too."
-    )
+    return f"There is no model '{name}'.{hint} Known are: {', '.join(known)}"
 
 
 def _listed(kind: Literal["sam", "clip"], known: dict[str, ModelEntry]) -> list[ModelEntry]:
@@ -336,7 +335,10 @@ def _entry(name: str) -> ModelEntry:
     if ":" not in name:
         entries = {entry.name: entry for entry in models()}
         if name not in entries:
-            raise WeightsError(_unknown(name, list(entries)))
+            raise WeightsError(
+                f"{_unknown(name, list(entries))}; a CLIP goes by its ARCH:TAG, e.g. "
+                "ViT-B-16:openai."
+            )
         return entries[name]
     store.check_clip_name(name)
     entries = {entry.name: entry for entry in clips()}

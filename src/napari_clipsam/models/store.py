@@ -113,7 +113,7 @@ def settle(name: str, part: Path, *, architecture: str, sha256: str, source: str
     Raises
     ------
     OutputError
-        The folder cannot be written to; nothing counts as installed.
+        The folder cannot be written to; the file is where it was.
     """
     target = target_file(name, part)
     make_folder(target.parent)
@@ -130,8 +130,14 @@ def settle(name: str, part: Path, *, architecture: str, sha256: str, source: str
         "architecture": architecture,
         "source": source,
     }
-    with replacing(_record(name), overwrite=True) as record:
-        record.write_text(json.dumps(described, indent=1), encoding="utf-8")
+    try:
+        with replacing(_record(name), overwrite=True) as record:
+            record.write_text(json.dumps(described, indent=1), encoding="utf-8")
+    except OutputError:
+        # Without its record nobody would find it, nor delete it.
+        with suppress(OSError):
+            os.replace(target, part)
+        raise
     return target
 
 

@@ -101,7 +101,8 @@ class TrainResult:
     ----------
     adapter : Adapter
         The best one, in evaluation mode, its `info` complete: words, threshold, provenance, scores.
-        Where nothing was better than the start, the start's weights.
+        Where nothing was better than the start, the start's weights; where the start was the base,
+        the best that was trained.
     baseline, best : float
         Held-out score before training and of `adapter`.
     improved : bool

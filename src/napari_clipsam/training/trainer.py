@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable, Generator
 from dataclasses import replace
@@ -150,9 +151,11 @@ class _Run:
         held_out, learnt = len(self.split.held_out), len(self.split.train)
         plane = (time.perf_counter() - begun) / held_out
         self.settled_on = self.pace.reserve_settling(plane, held_out, learnt)
-        # Where nothing is better the start is the result, or what makes the base an adapter.
+        # Where nothing is better the start is the result. The base is no adapter: without a start
+        # the best that was trained is, and whether that is better is said.
         self.kept = copy.deepcopy(self.start or self.adapter)
-        self.baseline = self.best = first.total
+        self.baseline = first.total
+        self.best = -math.inf if self.start is None else first.total
         self.first_scores = self.best_scores = first
         self.best_step = -1
         yield self._event("encode", score=first.total, preview=first.preview)
@@ -293,7 +296,8 @@ class _Run:
         preview = None
         if scores.total > self.best:
             self.kept, self.best, self.best_scores = candidate, scores.total, scores
-            self.best_step, preview = self.pace.step, scores.preview
+            self.best_step = self.pace.step
+            preview = scores.preview if scores.total > self.baseline else None
         return self._event("train", losses=losses, score=scores.total, preview=preview)
 
     def _hopeless(self) -> bool:
@@ -306,7 +310,7 @@ class _Run:
         improved = self.best > self.baseline
         share = self._settle() if improved and reason != "no memory" else 1.0
         kept = self.kept.eval().requires_grad_(False)
-        if improved:
+        if self.best_step >= 0:
             describe(
                 kept,
                 self.model,
@@ -322,7 +326,7 @@ class _Run:
         result = TrainResult(
             kept,
             self.baseline,
-            self.best,
+            self.best if self.best_step >= 0 else self.baseline,
             improved,
             self.best_scores.measure,
             self.split.tested_on,
@@ -337,7 +341,7 @@ class _Run:
             resumable=self.checkpoint is not None and (self.learner is not None or self.resume),
         )
         note = " ".join(part for part in (note, trouble) if part)
-        preview = self.best_scores.preview
+        preview = (self.best_scores if improved else self.first_scores).preview
         return self._event("done", preview=preview, note=note, result=result)
 
     def _settle(self) -> float:
@@ -410,7 +414,7 @@ class _Run:
             self.pace.seconds,
             0.0 if done else self.pace.left,
             baseline=self.baseline if known else None,
-            best=self.best if known else None,
+            best=max(self.best, self.baseline) if known else None,
             **values,
         )
         if event.losses or event.score is not None:
