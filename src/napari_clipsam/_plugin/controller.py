@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from psygnal import Signal
 
@@ -21,7 +21,7 @@ from napari_clipsam._plugin.focus import Focus
 from napari_clipsam._plugin.importing import avoid_llvm_clash
 from napari_clipsam._plugin.runner import Job, Runner, Urgency
 from napari_clipsam._plugin.stack_jobs import StackJobs
-from napari_clipsam._plugin.state import DockState, Hint, Progress, Target, Tool
+from napari_clipsam._plugin.state import DockState, ExportKind, Hint, Progress, Target, Tool
 from napari_clipsam.errors import ClipSamError, PlaneError
 
 if TYPE_CHECKING:
@@ -271,7 +271,7 @@ class SegmentController:
         """Make the kept objects again with the chosen model, as a preview."""
         self.guarded(self.stacks.replay)
 
-    def export(self, kind: Literal["tiff", "ome-zarr", "csv", "coco"], path: Path) -> None:
+    def export(self, kind: ExportKind, path: Path) -> None:
         """Write labels or the table of objects to a file, off the main thread."""
         self.guarded(lambda: self._export(kind, path))
 
@@ -500,7 +500,7 @@ class SegmentController:
         self._on_layers()
         self.sync()
 
-    def _export(self, kind: Literal["tiff", "ome-zarr", "csv", "coco"], path: Path) -> None:
+    def _export(self, kind: ExportKind, path: Path) -> None:
         work = export_work(self.keeper, kind, path, self.state.keep_into)
 
         def done() -> None:

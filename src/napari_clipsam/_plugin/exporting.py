@@ -17,15 +17,15 @@ from napari_clipsam.session.export import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
-    from typing import Literal
 
     from napari_clipsam._plugin.keeper import Keeper
+    from napari_clipsam._plugin.state import ExportKind
 
 __all__ = ["export_work"]
 
 
 def export_work(
-    keeper: Keeper, kind: Literal["tiff", "ome-zarr", "csv", "coco"], path: Path, labels: str
+    keeper: Keeper, kind: ExportKind, path: Path, labels: str
 ) -> Callable[[], Iterator[None]]:
     """What writes a file; it holds arrays and frozen values, no layers.
 

@@ -10,8 +10,19 @@ if TYPE_CHECKING:
 
     from psygnal import SignalInstance
 
-__all__ = ["Choice", "Controls", "DockState", "Hint", "ObjectRow", "Progress", "Target", "Tool"]
+__all__ = [
+    "Choice",
+    "Controls",
+    "DockState",
+    "ExportKind",
+    "Hint",
+    "ObjectRow",
+    "Progress",
+    "Target",
+    "Tool",
+]
 
+ExportKind = Literal["tiff", "ome-zarr", "csv", "coco"]
 Target = Literal["concept", "instances", "object"]
 Tool = Literal["", "point+", "point-", "box", "lasso", "scribble"]
 
@@ -184,7 +195,7 @@ class Controls(Protocol):
     def save_project(self, folder: Path) -> None: ...
     def open_project(self, folder: Path) -> None: ...
     def replay(self) -> None: ...
-    def export(self, kind: Literal["tiff", "ome-zarr", "csv", "coco"], path: Path) -> None: ...
+    def export(self, kind: ExportKind, path: Path) -> None: ...
     def close(self) -> None:
         """Let go of everything; may be called twice."""
         ...

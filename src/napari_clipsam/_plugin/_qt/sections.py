@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from qtpy.QtCore import Qt
 from qtpy.QtGui import QAction  # type: ignore[attr-defined]
@@ -41,7 +41,7 @@ from napari_clipsam._plugin._qt.words import WordField
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from napari_clipsam._plugin.state import Choice, Controls, DockState, Target, Tool
+    from napari_clipsam._plugin.state import Choice, Controls, DockState, ExportKind, Target, Tool
 
     Ask = Callable[..., None]
     Keys = Mapping[str, str]
@@ -69,8 +69,7 @@ _TOOLS: tuple[tuple[Tool, str, str], ...] = (
 )
 # Letters of average width in a line from which two fields, or a label and more, fit side by side
 _TWO_FIELDS, _BESIDE = 76, 66
-_Export = Literal["tiff", "ome-zarr", "csv", "coco"]
-_EXPORTS: tuple[tuple[_Export, str, str], ...] = (
+_EXPORTS: tuple[tuple[ExportKind, str, str], ...] = (
     ("tiff", "Labels as TIFF...", ".tif"),
     ("ome-zarr", "Labels as OME-Zarr...", ".ome.zarr"),
     ("csv", "Table of objects as CSV...", ".csv"),
@@ -345,7 +344,7 @@ class FileSection(QWidget):
         if folder := QFileDialog.getExistingDirectory(self, "Folder of a saved project"):
             self._ask(self._controls.open_project, Path(folder))
 
-    def _export(self, kind: _Export, words: str, ending: str) -> None:
+    def _export(self, kind: ExportKind, words: str, ending: str) -> None:
         title, kinds = words.rstrip("."), f"{ending} (*{ending})"
         name, _ = QFileDialog.getSaveFileName(self, title, "", kinds)
         if name:
