@@ -136,7 +136,7 @@ def _folders(to_mend: list[str]) -> Iterator[str]:
         from napari_clipsam._folders import user_folder
 
         own = user_folder()
-        folders = {"models": own / "models", "adapters": own / "adapters"}
+        folders = {name: own / name for name in ("models", "adapters", "sessions")}
         above = next(folder for folder in (own, *own.parents) if folder.exists())
         if not os.access(above, os.W_OK):
             to_mend.append(
