@@ -7,25 +7,23 @@ for; the record is locked by the napari that works on it.
 from __future__ import annotations
 
 import json
-import os
 import re
-import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from napari_clipsam._locking import FileLock
 from napari_clipsam.errors import ClipSamError, OutputError
 from napari_clipsam.outputs import replacing
 
 if TYPE_CHECKING:
     from datetime import date
-    from io import BufferedRandom
 
     from napari_clipsam.training.events import TrainResult
 
-__all__ = ["Lock", "Record", "Unreadable", "free_stem", "save", "title", "unfinished"]
+__all__ = ["Record", "Unreadable", "free_stem", "save", "take_lock", "title", "unfinished"]
 
 _ADAPTER, _STATE, _RECORD, _LOCK = ".safetensors", ".training.pt", ".teaching.json", ".lock"
 _FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f]')
@@ -119,41 +117,19 @@ class Unreadable:
         _delete(folder, self.stem)
 
 
-class Lock:
-    """Keeps other processes from a record as long as this object is held open."""
+def take_lock(folder: Path, stem: str) -> FileLock | None:
+    """Keep other processes from a record until it is let go; None if somebody else holds it.
 
-    def __init__(self, file: BufferedRandom, path: Path) -> None:
-        self._file: BufferedRandom | None = file
-        self._path = path
-
-    @classmethod
-    def take(cls, folder: Path, stem: str) -> Lock | None:
-        """Lock a record, or None if somebody else holds it.
-
-        Raises
-        ------
-        OutputError
-            The lock cannot be written.
-        """
-        path = folder / (stem + _LOCK)
-        try:
-            file = path.open("a+b")
-        except OSError as error:
-            raise _unwritable(folder, error) from error
-        try:
-            _lock(file.fileno())
-        except OSError:
-            file.close()
-            return None
-        return cls(file, path)
-
-    def release(self) -> None:
-        """Give it back; may be called twice."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-            with suppress(OSError):
-                self._path.unlink(missing_ok=True)
+    Raises
+    ------
+    OutputError
+        The lock cannot be written.
+    """
+    lock = FileLock(folder / (stem + _LOCK))
+    try:
+        return lock if lock.acquire() else None
+    except OSError as error:
+        raise _unwritable(folder, error) from error
 
 
 def title(words: tuple[str, ...], image: str, day: date) -> str:
@@ -210,7 +186,7 @@ def unfinished(folder: Path) -> Iterator[Record | Unreadable]:
     for path in sorted(folder.glob(f"*{_RECORD}"), key=_changed, reverse=True):
         stem = path.name.removesuffix(_RECORD)
         with suppress(ClipSamError):
-            lock = Lock.take(folder, stem)
+            lock = take_lock(folder, stem)
             if lock is None:
                 continue
             lock.release()
@@ -268,20 +244,6 @@ def _unwritable(folder: Path, error: OSError) -> OutputError:
         f"The folder {folder} cannot be written to ({error.strerror}). Free some space, or see "
         "that you may write there."
     )
-
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _lock(descriptor: int) -> None:
-        os.lseek(descriptor, 0, os.SEEK_SET)
-        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-
-else:
-    import fcntl
-
-    def _lock(descriptor: int) -> None:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")

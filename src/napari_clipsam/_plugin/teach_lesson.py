@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from napari_clipsam._plugin.importing import avoid_llvm_clash
-from napari_clipsam._plugin.taught import Lock, Record, free_stem, make_folder, save, title
+from napari_clipsam._plugin.taught import Record, free_stem, make_folder, save, take_lock, title
 from napari_clipsam._plugin.teach_slices import Picked, examples_of, held_out_of, tested_of
 from napari_clipsam.errors import ClipSamError, OutputError, Stopped
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from datetime import date
     from pathlib import Path
 
+    from napari_clipsam._locking import FileLock
     from napari_clipsam._plugin.engine import Lent
     from napari_clipsam._plugin.teach_pair import Slices
     from napari_clipsam._plugin.training_thread import Halt
@@ -166,7 +167,7 @@ def _split(plan: Plan, halt: Halt) -> Split:
     return make_split(examples, held_out, goal=record.goal)  # type: ignore[arg-type]
 
 
-def _claimed(plan: Plan, folder: Path) -> tuple[Record, Lock | None, OutputError | None]:
+def _claimed(plan: Plan, folder: Path) -> tuple[Record, FileLock | None, OutputError | None]:
     """The record with files of its own, locked; and what speaks against that."""
     record = plan.record
     try:
@@ -174,7 +175,7 @@ def _claimed(plan: Plan, folder: Path) -> tuple[Record, Lock | None, OutputError
         if not record.stem:
             name = title(record.words, record.image, plan.day)
             record = replace(record, stem=free_stem(folder, name))
-        lock = Lock.take(folder, record.stem)
+        lock = take_lock(folder, record.stem)
         record.write(folder)
     except OutputError as error:
         return record, None, error
@@ -182,7 +183,7 @@ def _claimed(plan: Plan, folder: Path) -> tuple[Record, Lock | None, OutputError
 
 
 def _followed(
-    events: Iterator[TrainEvent], record: Record, folder: Path, lock: Lock | None
+    events: Iterator[TrainEvent], record: Record, folder: Path, lock: FileLock | None
 ) -> Generator[TrainEvent, None, TrainResult | None]:
     """The events; the record learns now and then how long it took. Returns the result."""
     result: TrainResult | None = None

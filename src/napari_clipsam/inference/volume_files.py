@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_clipsam._locking import FileLock
 from napari_clipsam._pyramid import LabelPyramid
 from napari_clipsam.errors import OutputError
-from napari_clipsam.models.locking import FileLock
 from napari_clipsam.outputs import label_dtype, replacing
 
 if TYPE_CHECKING:

@@ -9,11 +9,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from napari_clipsam._locking import FileLock
 from napari_clipsam.errors import OutputError, Stopped, WeightsError
 from napari_clipsam.models.catalogue import ModelEntry
 from napari_clipsam.models.checksum import digests_of, sha256_of
 from napari_clipsam.models.download import Download, DownloadProgress, Patience, discard
-from napari_clipsam.models.locking import FileLock
 from napari_clipsam.models.recognition import architecture_of
 from napari_clipsam.models.sam import SAM_CONFIGS
 from napari_clipsam.models.store import (

@@ -65,8 +65,8 @@ def test_a_word_is_typed_searched_and_kept(make_user: MakeUser) -> None:
     assert heart.worst < 5, "napari froze while the model was loaded"
 
 
-def test_the_event_loop_goes_on_while_the_starter_works(make_user: MakeUser, shared: Path) -> None:
-    image = np.tile(imread(_fluorescence(shared)), (2, 2))[:512, :512]
+def test_the_event_loop_goes_on_while_the_starter_works(make_user: MakeUser) -> None:
+    image, _ = synthetic_nuclei((512, 512), (0.5, 0.5), n_nuclei=150, seed=2)
     user = make_user(image)
     cells = user.viewer.layers["cells"]
     user.controller.set_tool("point+")

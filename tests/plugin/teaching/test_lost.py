@@ -8,7 +8,7 @@ import pytest
 from napari.components import ViewerModel
 from plugin.fakes_teaching import NAME, FakeFit, fit_of, hint, make_teacher, stack_with_labels
 
-from napari_clipsam._plugin.taught import Lock
+from napari_clipsam._plugin.taught import take_lock
 from napari_clipsam.errors import ConfigError, WeightsError
 
 
@@ -52,7 +52,7 @@ def test_only_lessons_on_open_layers_are_offered(viewer: ViewerModel, library: P
 def test_a_lesson_of_another_napari_is_left_alone(viewer: ViewerModel, library: Path) -> None:
     stack_with_labels(viewer)
     cut_off(viewer)
-    lock = Lock.take(library, NAME)
+    lock = take_lock(library, NAME)
     assert lock is not None
     assert hint(make_teacher(viewer)) == ""
     lock.release()

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from napari_clipsam._plugin import teach_wording
-from napari_clipsam._plugin.taught import Lock, free_stem, title
+from napari_clipsam._plugin.taught import free_stem, take_lock, title
 from napari_clipsam._plugin.teach_slices import Picked, parse, written
 from napari_clipsam._plugin.teach_state import Curve
 from napari_clipsam.errors import ConfigError
@@ -60,11 +60,11 @@ def test_any_word_makes_a_name_that_a_file_can_have(word: str) -> None:
 
 
 def test_a_lock_is_held_once(tmp_path: Path) -> None:
-    lock = Lock.take(tmp_path, "a")
-    assert lock is not None and Lock.take(tmp_path, "a") is None
+    lock = take_lock(tmp_path, "a")
+    assert lock is not None and take_lock(tmp_path, "a") is None
     lock.release()
     lock.release()
-    again = Lock.take(tmp_path, "a")
+    again = take_lock(tmp_path, "a")
     assert again is not None
     again.release()
     assert list(tmp_path.iterdir()) == []

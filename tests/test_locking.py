@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from napari_clipsam.models import locking
-from napari_clipsam.models.locking import FileLock
+from napari_clipsam import _locking as locking
+from napari_clipsam._locking import FileLock
 
 HOLD = """
 import sys, pathlib
-from napari_clipsam.models.locking import FileLock
+from napari_clipsam._locking import FileLock
 assert FileLock(pathlib.Path(sys.argv[1])).acquire()
 print("held", flush=True)
 sys.stdin.read()
