@@ -15,7 +15,7 @@ from bright import BrightSegmenter, Run, squares
 from PIL import Image
 from tiny import tiny_sam
 
-from napari_clipsam.cli import _system
+from napari_clipsam import _machine
 from napari_clipsam.errors import OutOfMemory
 from napari_clipsam.models.weights import save_sam
 
@@ -244,7 +244,7 @@ def test_a_plane_that_memory_cannot_hold_is_not_read(
 ) -> None:
     path = tmp_path / "huge.zarr"
     zarr.create_array(path, shape=(30_000, 30_000), chunks=(1000, 1000), dtype="uint16")
-    monkeypatch.setattr(_system, "memory", lambda: _system.Memory(4_000_000_000, 4_000_000_000))
+    monkeypatch.setattr(_machine, "memory", lambda: _machine.Memory(4_000_000_000, 4_000_000_000))
     refused("segment", path, "--point", "15000,15000", "-o", out, saying="7.2 GB of memory")
 
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from napari.components import ViewerModel
 from napari.utils.transforms import Affine
 
+from napari_clipsam import _machine
 from napari_clipsam._plugin.layers import channel_choices, displayed_key, open_layer
 from napari_clipsam._plugin.prompt_layers import PromptLayers
 from napari_clipsam.errors import PlaneError
@@ -186,6 +187,15 @@ def test_a_slice_outside_the_layer_is_refused_with_its_range() -> None:
     viewer.dims.set_point(0, 12)
     with pytest.raises(PlaneError, match=r"no slice 12 along axis 0\. Move that slider to 0 to 3"):
         displayed_key(viewer, open_layer(layer))
+
+
+def test_a_slice_that_memory_cannot_hold_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    viewer, layer = layer_of(numbered(400, 500))
+    image = open_layer(layer)
+    key = displayed_key(viewer, image)
+    monkeypatch.setattr(_machine, "memory", lambda: _machine.Memory(1000, 1000))
+    with pytest.raises(PlaneError, match="400 x 500 pixels, which take about"):
+        image.reader()(key)
 
 
 @pytest.mark.filterwarnings("ignore:Non-orthogonal slicing")

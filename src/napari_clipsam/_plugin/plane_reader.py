@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_clipsam._intensity import Normalisation
+from napari_clipsam._machine import check_room
 from napari_clipsam._readers.base import ArraySource, Index
 from napari_clipsam.errors import PlaneError
 from napari_clipsam.planes import Plane, Stack
@@ -92,7 +93,7 @@ class PlaneReader:
         Raises
         ------
         PlaneError
-            If there is no such plane, or its pixels cannot be read.
+            If there is no such plane, memory cannot hold it, or its pixels cannot be read.
         """
         self.check(key)
         plane = self._kept.pop(key, None) or self._read(key)
@@ -186,6 +187,10 @@ class PlaneReader:
         return sum(plane.rgb.nbytes for plane in [*self._kept.values()])
 
     def _read(self, key: PlaneKey) -> Plane:
+        y, x = (self.shape[axis] for axis in plane_axes(key))
+        array = self.arrays[0]
+        samples = array.shape[-1] if self.is_rgb else 1
+        check_room((y, x), samples * np.dtype(array.dtype).itemsize, self.name)
         view = _View(self, self.arrays, self.shape, plane_axes(key))
         stack = self._stack(view)
         stack.normalisation = self.normalisation

@@ -8,8 +8,8 @@ import time
 from collections.abc import Iterator
 from importlib import metadata
 
+from napari_clipsam._machine import folder_size, memory
 from napari_clipsam.cli._common import megabytes
-from napari_clipsam.cli._system import folder_size, memory
 from napari_clipsam.errors import ClipSamError
 
 __all__ = ["run"]

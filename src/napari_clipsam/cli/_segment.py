@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from napari_clipsam._machine import check_room
 from napari_clipsam.cli._common import Progress, make_segmenter, plural, write_json
 from napari_clipsam.cli._files import (
     Job,
@@ -17,7 +18,6 @@ from napari_clipsam.cli._files import (
     nothing_left_behind,
     plan_outputs,
 )
-from napari_clipsam.cli._system import check_room
 from napari_clipsam.errors import PromptError
 from napari_clipsam.outputs import write_labels
 from napari_clipsam.planes import Stack, open_image, parse_axes, parse_channels, parse_plane

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from napari_clipsam._machine import check_room
 from napari_clipsam.cli._common import Progress, make_segmenter, megabytes, plural, write_json
 from napari_clipsam.cli._files import in_name
-from napari_clipsam.cli._system import check_room
 from napari_clipsam.errors import OutputError, PlaneError, PromptError
 from napari_clipsam.outputs import check_output
 from napari_clipsam.planes import Stack, open_image, parse_axes, parse_channels
