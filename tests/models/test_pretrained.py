@@ -195,6 +195,21 @@ def test_towers_without_dense_features_are_refused(name: str, match: str) -> Non
         check_open_clip(f"{TINY}-{name}")
 
 
+def test_a_clip_whose_tokenizer_is_not_installed_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def missing(architecture: str) -> None:
+        raise ImportError("Please install transformers")
+
+    monkeypatch.setattr(open_clip, "get_tokenizer", missing)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(WeightsError, match=r"pip install transformers.*or choose another CLIP"):
+        check_open_clip("ViT-B-16-SigLIP")
+    # Any other architecture does not need it.
+    with pytest.raises(WeightsError, match="cannot be built here"):
+        check_open_clip(f"{TINY}-vit")
+
+
 # ---------------------------------------------------------------- towers of timm
 
 

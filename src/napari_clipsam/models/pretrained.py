@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -121,6 +122,12 @@ def _built(
             model = build_model(description)
         tokenizer = open_clip.get_tokenizer(architecture)
     except (ImportError, OSError, RuntimeError, ValueError) as error:
+        needs = "hf_tokenizer_name" in parts or "hf_model_name" in parts
+        if needs and importlib.util.find_spec("transformers") is None:
+            raise WeightsError(
+                f"{architecture} needs the package transformers for its words. Install it with "
+                "`pip install transformers`, or choose another CLIP, e.g. ViT-B-16."
+            ) from error
         raise WeightsError(
             f"{architecture} cannot be built here ({error}). Choose another, e.g. ViT-B-16."
         ) from error
