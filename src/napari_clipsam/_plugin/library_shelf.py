@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from napari_clipsam._folders import user_folder
+from napari_clipsam._folders import make_folder, user_folder
 from napari_clipsam._plugin import taught
 from napari_clipsam._plugin.importing import avoid_llvm_clash
 from napari_clipsam._plugin.library_entries import (
@@ -272,7 +272,7 @@ def _copied(path: Path) -> Path:
         if _is_same(path, own):
             raise AdapterError(f"{path.name} is in the library already, as {name}. Use that.")
     folder = adapters_folder()
-    taught.make_folder(folder)
+    make_folder(folder)
     target = folder / f"{taught.free_stem(folder, path.stem)}.safetensors"
     with replacing(target) as part:
         shutil.copyfile(path, part)

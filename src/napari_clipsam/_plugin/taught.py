@@ -14,8 +14,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from napari_clipsam._folders import make_folder, unwritable
 from napari_clipsam._locking import FileLock
-from napari_clipsam.errors import ClipSamError, OutputError
+from napari_clipsam.errors import ClipSamError
 from napari_clipsam.outputs import replacing
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ def take_lock(folder: Path, stem: str) -> FileLock | None:
     try:
         return lock if lock.acquire() else None
     except OSError as error:
-        raise _unwritable(folder, error) from error
+        raise unwritable(folder, error) from error
 
 
 def title(words: tuple[str, ...], image: str, day: date) -> str:
@@ -200,20 +201,6 @@ def unfinished(folder: Path) -> Iterator[Record | Unreadable]:
                 yield found
 
 
-def make_folder(folder: Path) -> None:
-    """Make a folder if it is not there.
-
-    Raises
-    ------
-    OutputError
-        It cannot be made.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _unwritable(folder, error) from error
-
-
 def _read(path: Path, stem: str) -> Record | Unreadable:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -237,13 +224,6 @@ def _changed(path: Path) -> float:
         return path.stat().st_mtime
     except OSError:
         return 0.0
-
-
-def _unwritable(folder: Path, error: OSError) -> OutputError:
-    return OutputError(
-        f"The folder {folder} cannot be written to ({error.strerror}). Free some space, or see "
-        "that you may write there."
-    )
 
 
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")

@@ -8,8 +8,9 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from napari_clipsam._folders import make_folder
 from napari_clipsam._plugin.importing import avoid_llvm_clash
-from napari_clipsam._plugin.taught import Record, free_stem, make_folder, save, take_lock, title
+from napari_clipsam._plugin.taught import Record, free_stem, save, take_lock, title
 from napari_clipsam._plugin.teach_slices import Picked, examples_of, held_out_of, tested_of
 from napari_clipsam.errors import ClipSamError, OutputError, Stopped
 

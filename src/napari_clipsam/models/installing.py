@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from napari_clipsam._folders import make_folder
 from napari_clipsam._locking import FileLock
 from napari_clipsam.errors import OutputError, Stopped, WeightsError
 from napari_clipsam.models.catalogue import ModelEntry
@@ -19,7 +20,6 @@ from napari_clipsam.models.sam import SAM_CONFIGS
 from napari_clipsam.models.store import (
     first_download,
     installed,
-    make_folder,
     part_file,
     remember_download,
     settle,

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from napari_clipsam._folders import user_folder
+from napari_clipsam._folders import make_folder, unwritable, user_folder
 from napari_clipsam.errors import ClipSamError, OutputError, WeightsError
 from napari_clipsam.models.catalogue import ModelEntry
 from napari_clipsam.models.checksum import Checksum, sha256_of
@@ -28,7 +28,6 @@ __all__ = [
     "check_unchanged",
     "first_download",
     "installed",
-    "make_folder",
     "models_folder",
     "part_file",
     "remember_download",
@@ -120,7 +119,7 @@ def settle(name: str, part: Path, *, architecture: str, sha256: str, source: str
     try:
         os.replace(part, target)
     except OSError as error:
-        raise _unwritable(target.parent, error) from error
+        raise unwritable(target.parent, error) from error
     found = target.stat()
     described = {
         "file": target.name,
@@ -216,28 +215,7 @@ def remember_download(name: str, sha256: str) -> None:
         with (models_folder() / _SEEN).open("a", encoding="utf-8") as file:
             file.write(f"{sha256}  {name}\n")
     except OSError as error:
-        raise _unwritable(models_folder(), error) from error
-
-
-def make_folder(folder: Path) -> None:
-    """Make a folder if it is not there.
-
-    Raises
-    ------
-    OutputError
-        It cannot be made.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _unwritable(folder, error) from error
-
-
-def _unwritable(folder: Path, error: OSError) -> OutputError:
-    return OutputError(
-        f"The folder {folder} cannot be written to ({error.strerror}). Set NAPARI_CLIPSAM_HOME to "
-        "one that can."
-    )
+        raise unwritable(models_folder(), error) from error
 
 
 def _stem(name: str) -> str:
