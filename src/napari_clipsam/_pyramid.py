@@ -87,11 +87,6 @@ class LabelPyramid:
         """Of the finest level."""
         return tuple(self._arrays[0].shape)
 
-    @property
-    def dtype(self) -> np.dtype:
-        """Of the labels."""
-        return np.dtype(self._arrays[0].dtype)
-
     def write(self, held: tuple[int, ...], plane: NDArray[np.integer]) -> None:
         """Write a plane (H, W), at the place `held` along the leading axes, into all levels."""
         for level, array in enumerate(self._arrays):

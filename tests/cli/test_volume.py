@@ -106,6 +106,16 @@ def test_an_object_is_followed_from_a_click(
     assert set(np.unique(found)) == {0, 1, 2}
 
 
+def test_objects_are_counted_under_each_word(
+    run: Run, bright: BrightSegmenter, column: Path, tmp_path: Path
+) -> None:
+    words = ("--text", "nuclei", "--text", "cells", "--point", "1,8,8")
+    done = run("volume", column, *words, "-o", tmp_path / "out.tif")
+    assert done.status == 0, done.err
+    for word in ("nuclei", "cells"):
+        assert f"{word}: 1 object in 5 planes -> {tmp_path / f'out_{word}.tif'}" in done.out
+
+
 def test_without_propagate_only_the_marked_slices_are_looked_at(
     run: Run, bright: BrightSegmenter, column: Path, tmp_path: Path
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -91,15 +91,15 @@ def run(options: VolumeSegmentation) -> None:
         cache_bytes=_CACHE,
         shelf=_shelf(options.cache),
     )
-    if marked:
-        done = None
-        for one in marked:
-            path = outputs[one.word]
-            done = _watched(segment_objects(segmenter, one, path, options.overwrite))
-    else:
-        done = _watched(segment_volume(segmenter, task, outputs, options.overwrite))
+    counts: dict[str, int] = {}
+    for one in marked:
+        path = outputs[one.word]
+        counts |= _watched(segment_objects(segmenter, one, path, options.overwrite))
+    if not marked:
+        counts |= _watched(segment_volume(segmenter, task, outputs, options.overwrite))
     for word, output in outputs.items():
-        found = _describe(segmenter, options.stack, len(stack), word, target, output, done)
+        count = counts.get(word or "object", 0)
+        found = _describe(segmenter, options.stack, len(stack), word, target, output, count)
         if word in described:
             write_json(described[word], found, options.overwrite)
         print(_line(found))
@@ -217,18 +217,20 @@ def _say_what_it_takes(task: VolumeTask, output: Path) -> None:
     )
 
 
-def _watched(steps: Any) -> VolumeProgress | None:
-    """Run to the end and show how far it is; what a person should know is printed."""
-    progress, last = Progress("plane"), None
+def _watched(steps: Iterator[VolumeProgress]) -> Mapping[str, int]:
+    """Run to the end, show how far it is, print what a person should know; objects by word."""
+    progress = Progress("plane")
+    counts: Mapping[str, int] = {}
     try:
-        for last in steps:
-            for note in last.notes:
+        for step in steps:
+            for note in step.notes:
                 progress.clear()
                 print(note, file=sys.stderr)
-            progress(last.done, last.total)
+            progress(step.done, step.total)
+            counts = step.counts
     finally:
         progress.clear()
-    return last
+    return counts
 
 
 def _named(path: Path, words: Sequence[str]) -> dict[str | None, Path]:
@@ -255,10 +257,9 @@ def _describe(
     word: str | None,
     target: str,
     output: Path,
-    done: VolumeProgress | None,
+    count: int,
 ) -> dict[str, Any]:
     """What ``--json`` holds."""
-    count = 0 if done is None else done.counts.get(word or "object", 0)
     return {
         "image": str(stack),
         "output": str(output),

@@ -137,11 +137,6 @@ class Shelf:
             problems, self._problems = self._problems, []
         return problems
 
-    def clear(self) -> None:
-        """Delete all entries."""
-        for place, _, _ in self._entries():
-            self._delete(place)
-
     def _place(self, key: str) -> Path:
         name = hashlib.sha256(key.encode()).hexdigest()[:40]
         # No folder gets too many entries for slow file systems.

@@ -104,8 +104,6 @@ class VolumeFile:
         Planes that are written.
     count : int
         Objects so far.
-    resumed : bool
-        Whether some planes were there already.
 
     Raises
     ------
@@ -132,8 +130,7 @@ class VolumeFile:
                     "name."
                 )
         try:
-            self.resumed = self._resume()
-            if not self.resumed:
+            if not self._resume():
                 self._begin()
         except BaseException:
             self._lock.release()
