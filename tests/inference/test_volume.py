@@ -262,6 +262,17 @@ def test_what_was_stopped_is_gone_on_with(
     np.testing.assert_array_equal(labels_in(tmp_path / name), labels_in(tmp_path / f"whole_{name}"))
 
 
+def test_what_was_cut_off_after_the_last_plane_is_finished_and_told(
+    spotter: Segmenter, tmp_path: Path
+) -> None:
+    task, output = VolumeTask(open_image(drifting()), (WORD,), "instances"), tmp_path / "a.ome.zarr"
+    stop_after(spotter, task, output, 6)
+    assert not output.exists()
+    (told,) = run(spotter, task, output)
+    assert (told.done, told.total, told.counts) == (6, 6, {WORD: 3})
+    assert labels_in(output).max() == 3
+
+
 def test_one_word_may_be_further_than_another(finder: Segmenter, tmp_path: Path) -> None:
     task = VolumeTask(open_image(noise()), (WORD,), "instances")
     stop_after(finder, task, tmp_path / f"{WORD}.ome.zarr", 4)

@@ -295,7 +295,7 @@ class _Files:
                 number + 1,
                 len(indices),
                 indices[number],
-                {w: one.count for w, one in zip(self._task.words, self._linkers, strict=True)},
+                self._counts(),
                 median(times) * (len(indices) - number - 1),
                 found.notes,
             )
@@ -305,6 +305,12 @@ class _Files:
             self._waiting.popleft().result()
         for file in self._files:
             file.finish()
+        if first == len(indices):
+            # An earlier run was cut off when all was written: what it found is told now.
+            yield VolumeProgress(first, first, indices[-1], self._counts(), 0.0)
+
+    def _counts(self) -> dict[str, int]:
+        return {w: one.count for w, one in zip(self._task.words, self._linkers, strict=True)}
 
     def _write(self, file: VolumeFile, labels: NDArray, count: int) -> None:
         while len(self._waiting) >= _AHEAD * len(self._files):
