@@ -57,6 +57,7 @@ def _models(tmp_path_factory: pytest.TempPathFactory) -> None:
         custom={**plain, "custom_text": True, "init_logit_bias": -10},
         resnet={**plain, "vision_cfg": {**vision, "layers": [1, 1, 1, 1], "width": 8}},
         pooled={**plain, "vision_cfg": {**vision, "attentional_pool": True}},
+        worded={**plain, "text_cfg": {**plain["text_cfg"], "hf_tokenizer_name": "some/where"}},
         normed={**plain, "vision_cfg": {**vision, "block_type": "custom", "qk_norm": True}},
         token=timm_model("test_vit", "token"),
         average=timm_model("test_vit", "avg"),
@@ -195,19 +196,79 @@ def test_towers_without_dense_features_are_refused(name: str, match: str) -> Non
         check_open_clip(f"{TINY}-{name}")
 
 
-def test_a_clip_whose_tokenizer_is_not_installed_says_what_to_install(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def missing(architecture: str) -> None:
-        raise ImportError("Please install transformers")
+def test_a_clip_with_a_tokenizer_of_its_own_goes_by_no_tag() -> None:
+    with pytest.raises(WeightsError, match=r"tokenizer.*timm/ViT-B-16-SigLIP.*:FOLDER/FILE"):
+        check_open_clip("ViT-B-16-SigLIP")
 
-    monkeypatch.setattr(open_clip, "get_tokenizer", missing)
+
+@pytest.mark.parametrize("there", [[], ["tokenizer.json"]])
+def test_a_tokenizer_is_never_fetched(there: list[str], weights: Path) -> None:
+    for name in there:
+        (weights.parent / name).write_text("{}")
+    with pytest.raises(WeightsError, match=r"there is no (tokenizer\.json and no )?tokenizer_conf"):
+        load_open_clip(f"{TINY}-worded", weights)
+
+
+def test_a_clip_whose_tokenizer_cannot_be_read_says_what_to_install(
+    weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (weights.parent / name).write_text("{}")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(WeightsError, match=r"pip install transformers.*or choose another CLIP"):
-        check_open_clip("ViT-B-16-SigLIP")
-    # Any other architecture does not need it.
-    with pytest.raises(WeightsError, match="cannot be built here"):
-        check_open_clip(f"{TINY}-vit")
+        load_open_clip(f"{TINY}-worded", weights)
+
+
+def test_a_tokenizer_is_read_from_its_files_alone(
+    weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr(
+        "open_clip.tokenizer.HFTokenizer", lambda *given, **how: asked.append((given, how))
+    )
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (weights.parent / name).write_text("{}")
+
+    load_open_clip(f"{TINY}-worded", weights, input_size=64)
+
+    how = {"local_files_only": True, "trust_remote_code": False, "context_length": 77}
+    assert asked == [((str(weights.parent),), how)]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_tokenizer_beside_the_weights_is_used(
+    weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What `transformers` writes it reads again, without a network."""
+    pytest.importorskip("transformers")
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel({"<pad>": 0, "cell": 1, "walls": 2}, unk_token="<pad>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    fast = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", unk_token="<pad>")
+    fast.save_pretrained(weights.parent)
+
+    clip = load_open_clip(f"{TINY}-worded", weights, input_size=64)
+
+    assert clip.tokenize(["cell walls"])[0].tolist() == [1, 2, *[0] * 75]
+    assert clip.concept("walls").shape == (clip.dim,)
+
+
+@pytest.mark.parametrize(
+    ("tower", "name"), [("text_cfg", "hf_model_name"), ("vision_cfg", "timm_model_name")]
+)
+def test_towers_that_a_library_would_fetch_are_refused(tower: str, name: str) -> None:
+    architecture = deepcopy(CLIP_ARCHITECTURE)
+    architecture[tower][name] = "hf-hub:somebody/something"
+    with pytest.raises(WeightsError, match=r"from the network, unchecked.*Choose another"):
+        build_clip(ClipConfig(architecture, 32))
+
+
+def test_text_towers_of_transformers_are_refused() -> None:
+    with pytest.raises(WeightsError, match=r"from the network, unchecked.*Choose another"):
+        check_open_clip("roberta-ViT-B-32")
 
 
 # ---------------------------------------------------------------- towers of timm

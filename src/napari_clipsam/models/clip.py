@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from napari_clipsam.errors import ConfigError, WordError
+from napari_clipsam.errors import ConfigError, WeightsError, WordError
 from napari_clipsam.models.identity import tensor_identity
 from napari_clipsam.models.towers import (
     AttentionTuning,
@@ -36,6 +36,7 @@ __all__ = [
     "ClipConfig",
     "build_clip",
     "build_model",
+    "check_complete",
     "redundant_feature",
     "split_words",
     "templates",
@@ -237,17 +238,37 @@ def build_clip(config: ClipConfig, tokenizer: Any | None = None) -> Clip:
     return Clip(build_model(config.architecture), config, tokenizer)
 
 
+def check_complete(architecture: Mapping[str, Any]) -> None:
+    """Refuse an architecture of which a library would fetch parts, which nobody could check.
+
+    Raises
+    ------
+    WeightsError
+    """
+    text, vision = architecture["text_cfg"], architecture["vision_cfg"]
+    if "hf_model_name" in text or ":" in str(vision.get("timm_model_name", "")):
+        raise WeightsError(
+            "This CLIP has a tower that its library would describe from the network, unchecked. "
+            "Choose another, e.g. ViT-B-16."
+        )
+
+
 def build_model(architecture: Mapping[str, Any]) -> Any:
-    """An open_clip model with initial weights, without a tokenizer; nothing is fetched."""
+    """An open_clip model with initial weights, without a tokenizer; nothing is fetched.
+
+    Raises
+    ------
+    WeightsError
+        As for `check_complete`.
+    """
     from open_clip import CLIP, CustomTextCLIP
 
+    check_complete(architecture)
     description = deepcopy(dict(architecture))
-    vision, text = description["vision_cfg"], description["text_cfg"]
-    custom = description.pop("custom_text", False) or "hf_model_name" in text
+    vision = description["vision_cfg"]
+    custom = description.pop("custom_text", False)
     if "timm_model_name" in vision:
         vision["timm_model_pretrained"] = False
-    if "hf_model_name" in text:
-        text["hf_model_pretrained"] = False
     return (CustomTextCLIP if custom else CLIP)(**description)
 
 

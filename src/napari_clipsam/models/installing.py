@@ -228,6 +228,7 @@ def _loaded_architecture(entry: ModelEntry, path: Path) -> str:
     if entry.kind == "clip":
         from napari_clipsam.models.pretrained import load_open_clip
 
+        _check_tower(entry.architecture)
         load_open_clip(entry.architecture, path, entry.name.partition(":")[2])
         return entry.architecture
     found = architecture_of(load_sam(path).config)
