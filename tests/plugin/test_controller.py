@@ -623,6 +623,7 @@ def test_kept_objects_are_made_again_with_another_adapter(deep: SegmentControlle
     click(deep, 3, 20, 20)
     deep.keep()
     kept = labels(deep, "objects").copy()
+    assert next(iter(deep.keeper.state.objects.values())).clip == "starter"
     deep.set_adapter("none")
     deep.replay()
     (one,) = deep.keeper.state.draft

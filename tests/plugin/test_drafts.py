@@ -10,7 +10,7 @@ from napari_clipsam._plugin.drafts import Origin
 from napari_clipsam.inference.requests import ObjectMask, Prediction, Target
 from napari_clipsam.prompts import Prompts
 
-ORIGIN = Origin("cells", "starter", "default")
+ORIGIN = Origin("cells", "starter", "default", "ViT-B-16:openai")
 HERE, THERE = (3, None, None), (4, None, None)
 BOXES = [(0, 0, 8, 8), (20, 20, 30, 30)]
 
@@ -35,6 +35,7 @@ def test_a_click_makes_an_object_and_another_changes_it() -> None:
     assert (found.word, found.target, found.label) == ("nuclei", "object", 0)
     assert found.prompts == {HERE: two, THERE: one}
     assert found.masks[HERE].area == 16
+    assert (found.model, found.adapter, found.clip) == ("starter", "default", "ViT-B-16:openai")
     assert set(first[0].masks) == {HERE}, "former drafts stay as they were"
 
 

@@ -45,8 +45,12 @@ class Driver:
     """What a user does, at random; the same seeds always do the same."""
 
     def __init__(
-        self, layers: dict[str, np.ndarray] | None = None, journal: Journal | None = None
+        self,
+        layers: dict[str, np.ndarray] | None = None,
+        journal: Journal | None = None,
+        clip: str = "starter",
     ) -> None:
+        self.clip = clip
         self.labels = ArrayLabels(**(layers or {"cells": np.zeros(SHAPE, np.int32)}))
         self.history = History(self.labels)
         self.state = SessionState()
@@ -165,6 +169,7 @@ class Driver:
         word = str(rng.choice(["nuclei", "Zellkern α"])) if rng.integers(2) else None
         target = str(rng.choice(["object", "concept", "instances"]))
         made: dict[str, Any] = {"model": "starter", "adapter": "none", "created": "2026-01-02"}
+        made["clip"] = self.clip
         return SessionObject(
             f"{self._made:032x}", 0, "image", None, word, target, prompts, masks, **made
         )

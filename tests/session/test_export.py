@@ -44,6 +44,7 @@ def thing(label: int, masks: dict[PlaneKey, ObjectMask], **changes: Any) -> Sess
         "starter",
         "none",
         "2026-01-02T03:04:05+00:00",
+        "ViT-B-16:openai",
     )
     return replace(plain, **changes)
 
@@ -138,7 +139,8 @@ def test_the_table_holds_what_was_asked_and_found(tmp_path: Path) -> None:
         },
         "2,:,:": {"mask_pixels": 8},
     }
-    assert (first["model"], first["adapter"], first["image"]) == ("starter", "none", "cells.tif")
+    origin = ("model", "adapter", "clip", "image")
+    assert [first[name] for name in origin] == ["starter", "none", "ViT-B-16:openai", "cells.tif"]
     assert first["created"].startswith("2026-01-02") and first["key"].endswith("11")
     assert second["word"] == "" and second["target"] == "concept" and second["slices"] == "0"
 

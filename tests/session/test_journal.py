@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
 from collections import deque
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from session.steps import ACTIONS, SHAPE, Driver
 
 from napari_clipsam.errors import ClipSamError, JournalError, OutputError
 from napari_clipsam.inference.requests import ObjectMask
+from napari_clipsam.session.database import FORMAT
 from napari_clipsam.session.history import Change, LabelPatch
 from napari_clipsam.session.journal import (
     ImageInfo,
@@ -34,6 +36,10 @@ from napari_clipsam.session.objects import SessionState
 
 IMAGE = ImageInfo("cells.tif", SHAPE, (1.0, 0.5, 0.5), "micrometer")
 STEPS = st.lists(st.tuples(st.sampled_from(ACTIONS), st.integers(0, 2**16)), max_size=25)
+#: What the version before recorded in `OLD`, with objects that do not say which CLIP they are of.
+OLD = Path(__file__).parent / "data" / "format_1.sqlite"
+OLD_STEPS = [*[("draft", 1), ("keep", 2), ("draft", 3), ("keep", 4), ("paint", 5)], ("correct", 7)]
+OLD_STEPS += [("undo", 6), ("draft", 8)]
 FEW = [("draft", 1), ("keep", 2), ("draft", 3), ("keep", 4), ("paint", 5), ("undo", 6)]
 
 
@@ -97,6 +103,40 @@ def test_any_session_is_restored_as_it_was_and_goes_on(
         driver.act(action, seed)
     driver.journal.close(finished=True)
     assert same_session(restore(folder), driver)
+
+
+def version_of(path: Path) -> int:
+    with closing(sqlite3.connect(path)) as db:
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+    return int(version)
+
+
+def test_a_session_of_the_former_format_is_restored_as_it_was(tmp_path: Path) -> None:
+    path = Path(shutil.copy(OLD, tmp_path / "journal.sqlite"))
+    driver = Driver(clip="")
+    for action, seed in OLD_STEPS:
+        driver.act(action, seed)
+
+    assert same_session(restore(path), driver)
+    assert path.read_bytes() == OLD.read_bytes() and version_of(path) == 1
+
+
+def test_a_session_of_the_former_format_goes_on_in_the_new_one(tmp_path: Path) -> None:
+    path = Path(shutil.copy(OLD, tmp_path / "journal.sqlite"))
+    driver = Driver(clip="")
+    for action, seed in OLD_STEPS:
+        driver.act(action, seed)
+    driver.journal, _ = Journal.reopen(path)
+    driver.clip = "ViT-B-16:openai"
+    for action, seed in [("draft", 1), ("keep", 12), ("undo", 13), ("redo", 14)]:
+        driver.act(action, seed)
+    driver.journal.close(finished=True)
+
+    restored = restore(path)
+    assert same_session(restored, driver)
+    assert {one.clip for one in restored.state.objects.values()} == {"", "ViT-B-16:openai"}
+    # A program that knows the former one only says that it has to be updated.
+    assert version_of(path) == FORMAT == 2
 
 
 def test_what_is_restored_can_be_undone_to_the_beginning(journal: Journal) -> None:
@@ -417,7 +457,7 @@ def test_another_programs_database_is_refused(tmp_path: Path) -> None:
 
 def test_a_newer_format_says_to_update(journal: Journal) -> None:
     journal.close(finished=True)
-    altered(journal.path, "PRAGMA user_version = 2")
+    altered(journal.path, f"PRAGMA user_version = {FORMAT + 1}")
     with pytest.raises(JournalError, match=r"newer version.*Update") as caught:
         restore(journal.path)
     assert is_one_line(caught)

@@ -65,12 +65,13 @@ def whole(one: SessionObject, shape: tuple[int, ...]) -> np.ndarray:
 
 def test_an_object_is_found_by_its_click_and_followed_as_far_as_before(world: np.ndarray) -> None:
     click = Prompts("nuclei", [[12, 12]])
-    (one,) = replay([recipe({5: click}, range(3, 8))], Another(world), planes(world), "new", "none")
+    again = [recipe({5: click}, range(3, 8))]
+    (one,) = replay(again, Another(world), planes(world), "new", "none", clip="newer")
     expected = np.zeros(world.shape, bool)
     expected[3:8] = world[3:8] == 1
     np.testing.assert_array_equal(whole(one, world.shape), expected)
     assert (one.key, one.label, one.labels) == ("k" * 32, 0, None)
-    assert (one.model, one.adapter) == ("new", "none") and one.created > "2026"
+    assert (one.model, one.adapter, one.clip) == ("new", "none", "newer") and one.created > "2026"
     assert one.prompts[5, None, None] is click
 
 

@@ -318,7 +318,7 @@ class SegmentController:
     @property
     def origin(self) -> drafts.Origin:
         """What new objects are made from."""
-        return drafts.Origin(self.focus.name, self.state.model, self.state.adapter)
+        return drafts.Origin(self.focus.name, self.state.model, self.state.adapter, self.clip)
 
     def on_loaded(self, value: Loaded) -> None:
         """Show the model that is ready now."""

@@ -44,11 +44,12 @@ Draft = tuple[SessionObject, ...]
 
 @dataclass(frozen=True)
 class Origin:
-    """What objects are made from: names of image layer, model and adapter."""
+    """What objects are made from: names of image layer, model, adapter and CLIP."""
 
     image: str
     model: str
     adapter: str
+    clip: str
 
 
 def new_object(
@@ -71,6 +72,7 @@ def new_object(
         model=origin.model,
         adapter=origin.adapter,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
+        clip=origin.clip,
     )
 
 
@@ -232,6 +234,7 @@ def _with_plane(
         masks={**one.masks, key: mask},
         model=origin.model,
         adapter=origin.adapter,
+        clip=origin.clip,
     )
 
 

@@ -252,7 +252,9 @@ class Engine:
         from napari_clipsam.session.replay import replay
 
         yield from self.load(setup)
-        yield from replay(recipes, self._ready, read, setup.model, setup.adapter, spacing)
+        yield from replay(
+            recipes, self._ready, read, setup.model, setup.adapter, spacing, setup.clip
+        )
 
     def lend(self, setup: Setup) -> Iterator[Loaded | Lent]:
         """Load a model, and hand it out to be taught."""

@@ -13,8 +13,9 @@ __all__ = ["FILE_NAME", "FORMAT", "connect", "create", "decoding", "fill", "jour
 
 FILE_NAME = "journal.sqlite"
 
-#: Version of the tables below; files of a newer one are refused.
-FORMAT = 1
+#: Version of the tables below and of what is in them; files of a newer one are refused. Format 1
+#: did not say which CLIP an object was made with.
+FORMAT = 2
 
 _APPLICATION = 0x434C5053  # "CLPS", in the header of the file
 _TABLES = {
@@ -139,7 +140,7 @@ def _check(db: sqlite3.Connection, path: Path) -> None:
         )
     schema = dict(db.execute("SELECT name, sql FROM sqlite_master"))
     schema = {name: sql for name, sql in schema.items() if not name.startswith("sqlite_autoindex")}
-    if schema != _SCHEMA or version != FORMAT:
+    if schema != _SCHEMA or version < 1:
         raise JournalError(
             f"The recorded session {path} is damaged and cannot be opened. Choose another."
         )
@@ -151,6 +152,8 @@ def _claim(db: sqlite3.Connection) -> None:
     # A crash of the program loses nothing; a power cut may lose the last steps, never the file.
     db.execute("PRAGMA synchronous = NORMAL")
     db.execute("BEGIN EXCLUSIVE")
+    # What is added from now on, programs that know only the format it had cannot read.
+    db.execute(f"PRAGMA user_version = {FORMAT}")
     db.execute("COMMIT")
 
 

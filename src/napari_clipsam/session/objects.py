@@ -136,6 +136,8 @@ class SessionObject:
     model, adapter : str
     created : str
         ISO 8601, UTC.
+    clip : str
+        "" where it was not recorded, as by earlier versions.
     """
 
     key: str
@@ -149,6 +151,7 @@ class SessionObject:
     model: str
     adapter: str
     created: str
+    clip: str = ""
 
     @property
     def score(self) -> float:

@@ -186,6 +186,7 @@ def object_body(
             "target": one.target,
             "model": one.model,
             "adapter": one.adapter,
+            "clip": one.clip,
             "created": one.created,
             "prompts": [[list(plane), prompts[asked]] for plane, asked in one.prompts.items()],
             "masks": [[list(plane), masks[mask]] for plane, mask in one.masks.items()],

@@ -28,6 +28,7 @@ def replay(
     model: str,
     adapter: str,
     spacing: Callable[[int], float] = lambda axis: 1.0,
+    clip: str = "",
 ) -> Iterator[SessionObject]:
     """Make the objects of a session again.
 
@@ -47,6 +48,8 @@ def replay(
         Their names, for the new objects.
     spacing : callable
         Distance of two slices along an axis, in pixel sizes.
+    clip : str
+        Name of the CLIP, for the new objects.
 
     Yields
     ------
@@ -59,7 +62,7 @@ def replay(
     ClipSamError
         As for `Segmenter.answer`.
     """
-    again = _Replay(segmenter, planes, model, adapter, spacing)
+    again = _Replay(segmenter, planes, model, adapter, spacing, clip)
     words: dict[str, dict[PlaneKey, None]] = {}
     for recipe in recipes:
         if recipe.one.target == "instances" and not _pointed_at(recipe.one):
@@ -77,6 +80,7 @@ class _Replay:
     model: str
     adapter: str
     spacing: Callable[[int], float]
+    clip: str
 
     def one(self, recipe: Recipe) -> SessionObject:
         """An object by its own prompts, then followed."""
@@ -161,6 +165,7 @@ class _Replay:
             masks=masks,
             model=self.model,
             adapter=self.adapter,
+            clip=self.clip,
             created=now,
         )
 

@@ -38,6 +38,7 @@ _COLUMNS = (
     "prompts",
     "model",
     "adapter",
+    "clip",
     "created",
     "image",
     "labels",
@@ -96,7 +97,7 @@ def write_table(
     Columns: id (its value in the labels), word, target, score, slices, pixels (in all slices
     together), area_um2 (in the slice where it is largest), volume_um3 (where there is depth; in a
     time series at the time when it is largest),
-    prompts (JSON by slice), model, adapter, created, image, labels, key.
+    prompts (JSON by slice), model, adapter, clip, created, image, labels, key.
 
     Parameters
     ----------
@@ -196,6 +197,7 @@ def _row(one: SessionObject, grid: Grid | None) -> list[Any]:
         json.dumps(_prompts(one), ensure_ascii=False),
         _text(one.model),
         _text(one.adapter),
+        _text(one.clip),
         one.created,
         _text(one.image),
         _text(one.labels or ""),
