@@ -328,6 +328,46 @@ def test_nothing_is_imported_or_deleted_while_it_is_downloaded(
     assert done().installed and leftovers() == []
 
 
+def test_a_record_without_its_file_is_not_deleted_while_the_file_comes(server: FileServer) -> None:
+    """Else the record of what has just been installed could be what is deleted."""
+    file = done().file
+    assert file is not None
+    file.unlink()
+    server.coming.append(stall(65_536))
+    steps = install("cells")
+    while next(steps).done < 65_536:
+        pass
+
+    with pytest.raises(WeightsError, match="'cells' is being installed right now"):
+        uninstall("cells")
+    steps.close()
+    assert done().installed
+
+
+def test_nothing_is_installed_while_it_is_deleted(
+    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sam.pth").write_bytes(SAM)
+    done()
+    delete, waiting = Path.unlink, []
+
+    def delete_and_install(path: Path, missing_ok: bool = False) -> None:
+        delete(path, missing_ok)
+        if path.name == "cells.json" and not waiting:
+            waiting.append(install("cells"))
+            assert next(waiting[0]).done == 0, "it waits"
+            with pytest.raises(WeightsError, match="'cells' is being installed right now"):
+                import_file("cells", tmp_path / "sam.pth")
+
+    monkeypatch.setattr(Path, "unlink", delete_and_install)
+    uninstall("cells")
+
+    assert waiting and not entry().installed and not list(models_folder().glob("*.*"))
+    for _ in waiting[0]:
+        pass
+    assert entry().installed and leftovers() == []
+
+
 def test_a_second_import_leaves_the_first_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

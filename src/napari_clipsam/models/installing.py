@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Callable, Generator
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from napari_clipsam._folders import make_folder
 from napari_clipsam._locking import FileLock
@@ -22,11 +22,12 @@ from napari_clipsam.models.store import (
     installed,
     part_file,
     remember_download,
+    remove,
     settle,
 )
 from napari_clipsam.models.weights import load_sam
 
-__all__ = ["copy_in", "drop_part", "fetch"]
+__all__ = ["copy_in", "drop_part", "fetch", "take_out"]
 
 _TICK = 0.1
 
@@ -46,8 +47,7 @@ def fetch(
         As for `registry.install`.
     """
     part = part_file(entry.name)
-    make_folder(part.parent)
-    with FileLock(part.with_suffix(".lock")) as lock:
+    with _lock_of(entry.name) as lock:
         yield from _wait_for(lock, entry.name, stop)
         there = installed(entry.kind).get(entry.name)
         if there is not None and there.installed:
@@ -96,9 +96,7 @@ def copy_in(entry: ModelEntry, path: Path) -> None:
             f"{stated.value}. Import it under a name of its own."
         )
     part = part_file(entry.name).with_suffix(".copy")
-    make_folder(part.parent)
-    with FileLock(part.with_suffix(".lock")) as lock:
-        _claim(lock, entry.name)
+    with _claimed(entry.name):
         there = installed(entry.kind).get(entry.name)
         if there is not None and there.installed:
             raise WeightsError(f"There is a model '{entry.name}' already. Choose another name.")
@@ -135,14 +133,28 @@ def drop_part(name: str) -> Path | None:
     part = part_file(name)
     if Path(name).name != name or not part.is_file():
         return None
-    with FileLock(part.with_suffix(".lock")) as lock:
-        _claim(lock, name)
+    with _claimed(name):
         discard(part)
     return part
 
 
-def _claim(lock: FileLock, name: str) -> None:
-    """Take the lock of a model, or say that another has it.
+def take_out(name: str, kind: Literal["sam", "clip"]) -> Path:
+    """Delete an installed model; tell where it was.
+
+    Raises
+    ------
+    WeightsError
+        There is none of this name, or another is installing it right now.
+    OutputError
+        It cannot be deleted.
+    """
+    with _claimed(name):
+        return remove(name, kind)
+
+
+@contextmanager
+def _claimed(name: str) -> Iterator[None]:
+    """Hold the lock of a model, or say that another has it.
 
     Raises
     ------
@@ -151,10 +163,18 @@ def _claim(lock: FileLock, name: str) -> None:
     OutputError
         There can be no lock.
     """
-    if not _acquired(lock, name):
-        raise WeightsError(
-            f"'{name}' is being installed right now. Wait until that is done, or stop it."
-        )
+    with _lock_of(name) as lock:
+        if not _acquired(lock, name):
+            raise WeightsError(
+                f"'{name}' is being installed right now. Wait until that is done, or stop it."
+            )
+        yield
+
+
+def _lock_of(name: str) -> FileLock:
+    part = part_file(name)
+    make_folder(part.parent)
+    return FileLock(part.with_suffix(".lock"))
 
 
 def _wait_for(lock: FileLock, name: str, stop: Callable[[], bool]) -> Progress:

@@ -186,7 +186,7 @@ def uninstall(name: str) -> Path:
     Raises
     ------
     WeightsError
-        It is not installed, ships with the package, or is being downloaded right now.
+        It is not installed, ships with the package, or is being installed right now.
     OutputError
         It cannot be deleted.
     """
@@ -199,7 +199,7 @@ def uninstall(name: str) -> Path:
             f"There is no installed model '{name}'. Installed are: {known}; the starter belongs to "
             "the package."
         )
-    return store.remove(name, there[name].kind)
+    return installing.take_out(name, there[name].kind)
 
 
 def load_model(
