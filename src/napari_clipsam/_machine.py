@@ -1,4 +1,4 @@
-"""What this machine has: memory and the size of folders."""
+"""What this machine has: memory and the size of folders, also in words."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from napari_clipsam.errors import PlaneError
 
-__all__ = ["Memory", "check_room", "folder_size", "memory"]
+__all__ = ["Memory", "check_room", "folder_size", "memory", "size_text"]
 
 _CGROUPS = (
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
@@ -69,9 +69,24 @@ def check_room(shape: tuple[int, int], bytes_a_pixel: int, name: str) -> None:
     if free is not None and needed > free:
         raise PlaneError(
             f"{name} has planes of {shape[0]} x {shape[1]} pixels, which take about "
-            f"{needed / 1e9:.1f} GB of memory; {free / 1e9:.1f} GB are free. Cut it into parts, or "
+            f"{size_text(needed)} of memory; {size_text(free)} are free. Cut it into parts, or "
             "make it smaller."
         )
+
+
+def size_text(size: float) -> str:
+    """Bytes in words, in the unit that needs no more than three digits.
+
+    Examples
+    --------
+    >>> size_text(375_000_000), size_text(1_250_000_000)
+    ('375 MB', '1.2 GB')
+    """
+    value, unit = size / 1e9, "GB"
+    if size < 950e6:
+        value, unit = (size / 1e6, "MB") if size >= 950e3 else (size / 1e3, "kB")
+    digits = 0 if value >= 9.95 else 1
+    return f"{value:.{digits}f}".removesuffix(".0") + f" {unit}"
 
 
 def folder_size(folder: Path) -> int:

@@ -465,7 +465,9 @@ def test_a_disk_without_room_is_said_before_anything_is_written(
 ) -> None:
     usage = shutil._ntuple_diskusage(10**9, 10**9, 100_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(OutputError, match=r"cells needs 0 MB more.*NAPARI_CLIPSAM_HOME"):
+    with pytest.raises(
+        OutputError, match=r"cells needs 300 kB more, and .* has 100 kB left\. Free"
+    ):
         fetch(server, part)
     assert nothing_left(part)
 

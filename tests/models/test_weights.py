@@ -376,18 +376,35 @@ def test_a_file_without_some_of_sams_parts_is_refused(state: State, tmp_path: Pa
     encoder = {n.removeprefix("image_"): v for n, v in state.items() if n.startswith("image_")}
     torch.save({"model_state": encoder}, tmp_path / "unetr.pt")
     wanted = (
-        r"image_encoder\.blocks\.0\.attn\.qkv\.weight and 6 more is missing\. Choose SAM weights"
+        r"holds no SAM: expected an image encoder, a prompt encoder and a mask decoder, "
+        rf"found {len(encoder)} tensors, the first encoder\.pos_embed\. Choose SAM weights"
     )
 
     with pytest.raises(WeightsError, match=wanted):
         load_sam(tmp_path / "unetr.pt")
 
 
-def test_the_missing_part_is_named(state: State) -> None:
-    undecoded = {n: v for n, v in state.items() if not n.startswith("mask_decoder")}
+@pytest.mark.parametrize(
+    ("part", "missing"),
+    [
+        ("mask_decoder.", r"2 are missing, the first mask_decoder\.transformer\S+weight\. Choose"),
+        ("image_encoder.neck", r"one is missing: image_encoder\.neck\.0\.weight\. Choose"),
+    ],
+)
+def test_missing_parts_are_named(part: str, missing: str, state: State) -> None:
+    left = {n: v for n, v in state.items() if not n.startswith(part)}
 
-    with pytest.raises(WeightsError, match=r"mask_decoder\.transformer\S+ and 1 more is missing"):
-        sam_state(undecoded)
+    with pytest.raises(WeightsError, match=rf"no complete SAM: of the 7 tensors .*, {missing}"):
+        sam_state(left)
+
+
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [([], "no tensor"), (["a"], "one tensor, a"), (["a", "b"], "2 tensors, the")],
+)
+def test_what_is_no_sam_at_all_is_told(names: list[str], found: str) -> None:
+    with pytest.raises(WeightsError, match=rf"holds no SAM: expected .*, found {found}"):
+        sam_state(dict.fromkeys(names, torch.ones(1)))
 
 
 def test_tensors_that_do_not_fit_are_counted_and_named(state: State, tmp_path: Path) -> None:
@@ -407,7 +424,7 @@ def test_a_clip_is_no_sam_and_a_sam_no_clip(tmp_path: Path) -> None:
     save_clip(tiny_clip(), tmp_path / "clip.safetensors")
     save_sam(tiny_sam(), tmp_path / "sam.safetensors")
 
-    with pytest.raises(WeightsError, match="holds no complete SAM"):
+    with pytest.raises(WeightsError, match="holds no SAM"):
         load_sam(tmp_path / "clip.safetensors")
     with pytest.raises(WeightsError, match=r"does not say which CLIP.*ARCH:FILE"):
         load_clip(tmp_path / "sam.safetensors")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from napari.layers import Image, Labels
 
+from napari_clipsam._machine import size_text
 from napari_clipsam._plugin import wording
 from napari_clipsam._plugin.state import Choice
 from napari_clipsam.errors import PlaneError
@@ -135,7 +136,7 @@ def model_choices(setup: Setup) -> dict[str, Any]:
 
 def _model_words(name: str, size_mb: float | None) -> str:
     shown = "Starter" if name == "starter" else name
-    return shown if size_mb is None else f"{shown} ({size_mb:.0f} MB)"
+    return shown if size_mb is None else f"{shown} ({size_text(size_mb * 1e6)})"
 
 
 def stack_choices(focus: Focus, state: DockState) -> dict[str, Any]:

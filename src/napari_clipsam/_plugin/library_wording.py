@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from napari_clipsam._machine import size_text
 from napari_clipsam._plugin.library_state import Entry, Kind, Offer, Row
 from napari_clipsam._plugin.state import Hint, Progress
-from napari_clipsam._plugin.teach_wording import memory, time_needed
+from napari_clipsam._plugin.teach_wording import time_needed
 
 if TYPE_CHECKING:
     from napari_clipsam._plugin.library_state import LibraryState
@@ -59,7 +60,7 @@ def row(entry: Entry, is_arriving: bool, is_in_use: bool) -> Row:
         entry.name,
         KIND_WORDS[entry.kind],
         status,
-        "" if entry.size is None else memory(entry.size),
+        "" if entry.size is None else size_text(entry.size),
         entry.licence,
         entry.made_for,
         entry.score,
@@ -87,10 +88,10 @@ def details(entry: Entry | None, is_in_use: bool) -> str:
         ("cannot be used", entry.missing),
         ("made for", entry.made_for),
         ("score", ": ".join(part for part in (entry.score, entry.score_tip) if part)),
-        ("size", "" if entry.size is None else memory(entry.size)),
+        ("size", "" if entry.size is None else size_text(entry.size)),
         ("licence", entry.licence),
         *entry.facts,
-        ("begun", f"{memory(entry.begun)} are here, Get goes on" if entry.begun else ""),
+        ("begun", f"{size_text(entry.begun)} are here, Get goes on" if entry.begun else ""),
         ("file", where),
     ]
     return "\n".join(f"{name}: {value}" if name else value for name, value in lines if value)
@@ -106,9 +107,9 @@ def get_offer(entry: Entry | None, is_arriving: bool) -> Offer:
         return Offer(tip=f"{entry.name} is on this computer already.")
     if not entry.can_get:
         return Offer(tip=f"Nobody knows where to get {entry.name}. Import its file.")
-    size = "" if entry.size is None else f" ({memory(entry.size)})"
+    size = "" if entry.size is None else f" ({size_text(entry.size)})"
     if entry.begun:
-        return Offer(True, f"Go on with {entry.name}{size}; {memory(entry.begun)} are here")
+        return Offer(True, f"Go on with {entry.name}{size}; {size_text(entry.begun)} are here")
     return Offer(True, f"Download {entry.name}{size}")
 
 
@@ -158,13 +159,13 @@ def arriving(
     name: str, done: int, total: int | None, seconds_left: float | None, former: Progress
 ) -> Progress:
     """How far a download is; one that knew its size and does not any more is all here."""
-    here = f"{done / 1e6:.0f}"
+    here = size_text(done)
     if not total and not former.total:
-        return Progress(f"{name}: {here} MB" if done else former.text)
+        return Progress(f"{name}: {here}" if done else former.text)
     if not total or done >= total:
         return Progress(f"{name}: checking it", _STEPS, _STEPS)
     left = "" if seconds_left is None else f", {time_needed(seconds_left)} left"
-    text = f"{name}: {here} of {total / 1e6:.0f} MB{left}"
+    text = f"{name}: {here} of {size_text(total)}{left}"
     return Progress(text, done * _STEPS // total, _STEPS)
 
 
@@ -191,9 +192,9 @@ def used(entry: Entry, former_adapter: str) -> Hint:
 def ask_delete(entry: Entry) -> Hint:
     """The one question before something is deleted."""
     if entry.begun:
-        part = f"the {memory(entry.begun)} that have come of {entry.name}"
+        part = f"the {size_text(entry.begun)} that have come of {entry.name}"
         return Hint(f"Delete {part}? You can get it again.", _ASKED)
-    size = "" if entry.size is None else f" ({memory(entry.size)})"
+    size = "" if entry.size is None else f" ({size_text(entry.size)})"
     after = "You can get it again." if entry.can_get else "It cannot be brought back."
     return Hint(
         f"Delete {KIND_WORDS[entry.kind]} {entry.name}{size} from this computer? {after}", _ASKED

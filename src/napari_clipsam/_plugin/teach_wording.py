@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from napari_clipsam._machine import size_text
 from napari_clipsam._plugin import wording
 from napari_clipsam._plugin.state import Hint
 
@@ -19,7 +20,6 @@ __all__ = [
     "ending",
     "estimate",
     "measure_of",
-    "memory",
     "no_labels",
     "no_words",
     "progress",
@@ -58,15 +58,10 @@ def time_needed(seconds: float) -> str:
     return f"{hours} h {rest} min" if rest else f"{hours} h"
 
 
-def memory(size: int) -> str:
-    """Bytes in words: "2.1 GB", "140 MB"."""
-    return f"{size / 1e9:.1f} GB" if size >= 950e6 else f"{max(1, round(size / 1e6))} MB"
-
-
 def estimate(needed: Estimate, device: str) -> str:
     """What teaching will need."""
     return (
-        f"needs about {memory(needed.memory)}, {time_needed(needed.seconds)} on "
+        f"needs about {size_text(needed.memory)}, {time_needed(needed.seconds)} on "
         f"{device or 'this computer'}"
     )
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_clipsam.cli._common import make_segmenter, megabytes, table
+from napari_clipsam._machine import size_text
+from napari_clipsam.cli._common import make_segmenter, table
 from napari_clipsam.errors import AdapterError, OutputError, PlaneError
 from napari_clipsam.outputs import check_output
 
@@ -66,7 +67,7 @@ def show_adapter(name_or_file: str) -> None:
     info = header.info
     facts: dict[str, Any] = {
         "file": path,
-        "size": megabytes(header.size),
+        "size": size_text(header.size),
         "format": header.format_version,
         "words": ", ".join(info.words) or "any",
         "taught words": ", ".join(header.taught) or "none",
@@ -110,7 +111,7 @@ def convert_adapter(released: Path, output: Path, overwrite: bool) -> None:
             path.unlink(missing_ok=True)
         raise
     for what, path in (("adapter", output), ("SAM", sam_file), ("CLIP", clip_file)):
-        print(f"{what}: {path} ({megabytes(path.stat().st_size)})")
+        print(f"{what}: {path} ({size_text(path.stat().st_size)})")
     print(f"Use them with --model {sam_file} --clip {clip_file} --adapter {output}.")
 
 
@@ -137,7 +138,7 @@ def export_adapter(options: Export) -> None:
         options.overwrite,
     )
     print(f"'{word}' of {segmenter.adapter_name} as a bioimage.io model: {path}")
-    print(f"{megabytes(path.stat().st_size)}; the example in it gives the same mask as here.")
+    print(f"{size_text(path.stat().st_size)}; the example in it gives the same mask as here.")
 
 
 def _open(options: Export) -> Plane:
@@ -179,7 +180,7 @@ def _row(name: str, header: AdapterHeader) -> list[object]:
         words,
         header.config.kind,
         header.info.base_identity[:8],
-        megabytes(header.size),
+        size_text(header.size),
     ]
 
 

@@ -18,7 +18,6 @@ __all__ = [
     "Progress",
     "duration",
     "make_segmenter",
-    "megabytes",
     "plural",
     "table",
     "write_json",
@@ -94,11 +93,6 @@ def duration(seconds: float) -> str:
 def plural(count: int, noun: str) -> str:
     """``1 plane``, ``2 planes``."""
     return f"{count:,} {noun}" + ("" if count == 1 else "s")
-
-
-def megabytes(size: float) -> str:
-    """A number of bytes for people."""
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -8,8 +8,7 @@ import time
 from collections.abc import Iterator
 from importlib import metadata
 
-from napari_clipsam._machine import folder_size, memory
-from napari_clipsam.cli._common import megabytes
+from napari_clipsam._machine import folder_size, memory, size_text
 from napari_clipsam.errors import ClipSamError
 
 __all__ = ["run"]
@@ -104,7 +103,7 @@ def _devices(to_mend: list[str]) -> Iterator[str]:
     yield f"cpu: {cores} cores, {_of(have.free, have.total)}"
     if have.free is not None and have.free < _LITTLE_MEMORY:
         to_mend.append(
-            f"Only {megabytes(have.free)} of memory are free. Close other programs before working "
+            f"Only {size_text(have.free)} of memory are free. Close other programs before working "
             "with large models."
         )
     try:
@@ -127,7 +126,7 @@ def _devices(to_mend: list[str]) -> Iterator[str]:
 def _of(free: int | None, total: int | None) -> str:
     if total is None:
         return "memory unknown"
-    return f"{megabytes(total)} memory" + ("" if free is None else f", {megabytes(free)} free")
+    return f"{size_text(total)} memory" + ("" if free is None else f", {size_text(free)} free")
 
 
 def _folders(to_mend: list[str]) -> Iterator[str]:
@@ -146,7 +145,7 @@ def _folders(to_mend: list[str]) -> Iterator[str]:
     except ImportError as error:
         yield f"the user's folder is unknown ({error})"
     for name, folder in folders.items():
-        size = megabytes(folder_size(folder)) if folder.is_dir() else "empty"
+        size = size_text(folder_size(folder)) if folder.is_dir() else "empty"
         yield f"{name}: {folder} ({size})"
 
 
@@ -158,7 +157,7 @@ def _weights(to_mend: list[str]) -> Iterator[str]:
         return
     for part in _STARTER_PARTS:
         path = starter_file(part)
-        size = megabytes(path.stat().st_size) if path.is_file() else "missing"
+        size = size_text(path.stat().st_size) if path.is_file() else "missing"
         yield f"starter {part}: {size}"
     try:
         known = [entry for entry in (*models(), *clips()) if entry.name != "starter"]

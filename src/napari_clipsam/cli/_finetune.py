@@ -15,7 +15,8 @@ from statistics import fmean
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from napari_clipsam.cli._common import Progress, duration, make_segmenter, megabytes, plural
+from napari_clipsam._machine import size_text
+from napari_clipsam.cli._common import Progress, duration, make_segmenter, plural
 from napari_clipsam.cli._pairs import chosen_pairs
 from napari_clipsam.errors import ConfigError, OutputError, Stopped
 from napari_clipsam.outputs import check_output
@@ -203,7 +204,7 @@ def _print_estimate(segmenter: Segmenter, split: Split, settings: FitSettings) -
 
     needs = estimate(segmenter.model, len(split.train), settings, segmenter.adapter)
     print(
-        f"Needs about {duration(needs.seconds)} and {megabytes(needs.memory)} of memory for "
+        f"Needs about {duration(needs.seconds)} and {size_text(needs.memory)} of memory for "
         f"{plural(needs.steps, 'step')}. Ctrl-C stops and keeps the best.",
         flush=True,
     )
@@ -309,7 +310,7 @@ def _outcome(result: TrainResult, scores: dict[str, float], files: _Files, resum
         lines.append(
             f"{measured}, and nothing learnt was better: the file holds what training began from."
         )
-    lines.append(f"Saved: {files.adapter} ({megabytes(files.adapter.stat().st_size)})")
+    lines.append(f"Saved: {files.adapter} ({size_text(files.adapter.stat().st_size)})")
     if result.reason == "stopped" and files.state.is_file():
         lines.append(
             f"Stopped. {files.state} is kept: the same command with --resume --overwrite goes on."

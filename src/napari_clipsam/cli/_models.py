@@ -7,7 +7,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from napari_clipsam.cli._common import Progress, duration, megabytes, table
+from napari_clipsam._machine import size_text
+from napari_clipsam.cli._common import Progress, duration, table
 from napari_clipsam.errors import Stopped
 
 if TYPE_CHECKING:
@@ -76,8 +77,8 @@ class _Line(Progress):
     def show(self, progress: DownloadProgress) -> None:
         """Write the line anew."""
         if progress.done:
-            of = "" if progress.total is None else f" of {megabytes(progress.total)}"
-            self.reached = f"at {megabytes(progress.done)}{of}"
+            of = "" if progress.total is None else f" of {size_text(progress.total)}"
+            self.reached = f"at {size_text(progress.done)}{of}"
         text = f"{self._what} {self.reached.removeprefix('at ')}"
         if progress.seconds_left:
             text += f", about {duration(progress.seconds_left)} left"
@@ -117,7 +118,7 @@ def _row(entry: ModelEntry) -> list[str]:
         entry.name,
         entry.architecture,
         "yes" if entry.installed else "no",
-        "-" if entry.size_mb is None else megabytes(entry.size_mb * 1e6),
+        "-" if entry.size_mb is None else size_text(entry.size_mb * 1e6),
         entry.domain,
         entry.licence,
     ]

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from napari_clipsam._machine import check_room
-from napari_clipsam.cli._common import Progress, make_segmenter, megabytes, plural, write_json
+from napari_clipsam._machine import check_room, size_text
+from napari_clipsam.cli._common import Progress, make_segmenter, plural, write_json
 from napari_clipsam.cli._files import in_name
 from napari_clipsam.errors import OutputError, PlaneError, PromptError
 from napari_clipsam.outputs import check_output
@@ -206,13 +206,13 @@ def _say_what_it_takes(task: VolumeTask, output: Path) -> None:
     free = shutil.disk_usage(folder).free
     if free < _LEAST_ON_DISK * size:
         raise OutputError(
-            f"{folder} has {megabytes(free)} free; the labels take at least "
-            f"{megabytes(_LEAST_ON_DISK * size)}. Free some space, or choose another folder."
+            f"{folder} has {size_text(free)} free; the labels take at least "
+            f"{size_text(_LEAST_ON_DISK * size)}. Free some space, or choose another folder."
         )
     height, width = layout.shape[-2:]
     print(
         f"{plural(len(task.indices), 'plane')} of {height} x {width}; the labels take "
-        f"{megabytes(size)} at most, a fraction of it compressed.",
+        f"{size_text(size)} at most, a fraction of it compressed.",
         file=sys.stderr,
     )
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from napari_clipsam._machine import size_text
 from napari_clipsam.errors import DownloadError, OutputError, Stopped
 from napari_clipsam.models.checksum import Checksum, hashing
 from napari_clipsam.models.transfer import (
@@ -251,8 +252,8 @@ class Download:
         needed = 0 if head.total is None else head.total - head.start
         if needed > free:
             raise OutputError(
-                f"{self._name} needs {needed / 1e6:.0f} MB more, and {self._part.parent} has "
-                f"{free / 1e6:.0f} MB left. Free some space, or set NAPARI_CLIPSAM_HOME to another "
+                f"{self._name} needs {size_text(needed)} more, and {self._part.parent} has "
+                f"{size_text(free)} left. Free some space, or set NAPARI_CLIPSAM_HOME to another "
                 "folder."
             )
 
@@ -311,10 +312,10 @@ class Download:
 
     def _check_stop(self) -> None:
         if self._stop():
-            of = "" if self._total is None else f" of {self._total / 1e6:.0f}"
+            of = "" if self._total is None else f" of {size_text(self._total)}"
             raise Stopped(
-                f"The download of {self._name} was stopped at {self._size() / 1e6:.0f}{of} MB; "
-                "what is there is kept. Start it again to go on from there."
+                f"The download of {self._name} was stopped at {size_text(self._size())}{of}; what "
+                "is there is kept. Start it again to go on from there."
             )
 
     def _pause(self, seconds: float) -> Progress:

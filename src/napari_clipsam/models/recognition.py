@@ -52,10 +52,7 @@ def sam_state(state: Mapping[str, Tensor], source: str = "The file") -> dict[str
     named = {name: value for name, value in named.items() if name.startswith(_PARTS)}
     missing = [name for name in _ESSENTIAL if name not in named]
     if missing:
-        rest = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise WeightsError(
-            f"{source} holds no complete SAM: {missing[0]}{rest} is missing. {ADVICE}"
-        )
+        raise WeightsError(f"{source} holds no {_difference(state, named, missing)}. {ADVICE}")
     return named
 
 
@@ -116,6 +113,22 @@ def _common_prefix(state: Mapping[str, Tensor]) -> str:
             if part in name:
                 return name[: name.index(part)]
     return ""
+
+
+def _difference(
+    state: Mapping[str, Tensor], named: Mapping[str, Tensor], missing: list[str]
+) -> str:
+    """What was expected of a file and what was found."""
+    if not named:
+        first = next(iter(state), None)
+        found = {0: "no tensor", 1: f"one tensor, {first}"}.get(
+            len(state), f"{len(state)} tensors, the first {first}"
+        )
+        return f"SAM: expected an image encoder, a prompt encoder and a mask decoder, found {found}"
+    of = f"complete SAM: of the {len(_ESSENTIAL)} tensors that tell its shape"
+    if len(missing) == 1:
+        return f"{of}, one is missing: {missing[0]}"
+    return f"{of}, {len(missing)} are missing, the first {missing[0]}"
 
 
 def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

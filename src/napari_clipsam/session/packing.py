@@ -7,6 +7,7 @@ import zlib
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_clipsam._machine import size_text
 from napari_clipsam.errors import JournalError
 
 __all__ = ["pack", "pack_bits", "pack_changes", "unpack", "unpack_bits", "unpack_changes"]
@@ -84,7 +85,7 @@ def _inflated(data: bytes, most: int) -> bytes:
     """Decompress, stopping beyond what is expected, so that a small file cannot fill the memory."""
     if most > _MOST:
         raise JournalError(
-            f"The recorded session holds an array of {most / 1e9:.0f} GB, more than any that is "
+            f"The recorded session holds an array of {size_text(most)}, more than any that is "
             "recorded. It is damaged or not ours; choose another."
         )
     inflater = zlib.decompressobj()

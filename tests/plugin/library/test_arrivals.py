@@ -63,10 +63,10 @@ def test_a_download_tells_how_far_it_is_and_ends_in_the_list(
     get(librarian, VIT_B.key)
     assert list(dict.fromkeys(seen)) == [
         ("vit_b: asking for it", 0, 0),
-        ("vit_b: 0 of 400 MB, 1 min left", 0, 1000),
-        ("vit_b: 100 of 400 MB, 45 s left", 250, 1000),
-        ("vit_b: 200 of 400 MB, 30 s left", 500, 1000),
-        ("vit_b: 300 of 400 MB, 15 s left", 750, 1000),
+        ("vit_b: 0 kB of 400 MB, 1 min left", 0, 1000),
+        ("vit_b: 100 MB of 400 MB, 45 s left", 250, 1000),
+        ("vit_b: 200 MB of 400 MB, 30 s left", 500, 1000),
+        ("vit_b: 300 MB of 400 MB, 15 s left", 750, 1000),
         ("vit_b: checking it", 1000, 1000),
     ]
     assert librarian.state.downloads == ()

@@ -76,8 +76,8 @@ CHOSEN = replace(
 BUSY = replace(
     CHOSEN,
     downloads=(
-        Download("sam:vit_b", Progress("vit_b: 120 of 375 MB, 1 min left", 320, 1000)),
-        Download("clip:x", Progress("x: 1 of 2 MB", 500, 1000)),
+        Download("sam:vit_b", Progress("vit_b: 120 MB of 375 MB, 1 min left", 320, 1000)),
+        Download("clip:x", Progress("x: 1 MB of 2 MB", 500, 1000)),
     ),
     naming=Naming(Path("my_sam.pth"), "my_sam"),
     hint=Hint("Delete it?", (("delete", "Delete it"), ("keep", "Keep it"))),
@@ -178,7 +178,7 @@ def test_each_download_has_a_line_and_a_stop_of_its_own(qtbot: QtBot, make_dock:
     dock, controls = make_dock(BUSY)
     rows = dock.arrivals.rows
     qtbot.waitUntil(lambda: all(row.isVisible() for row in rows.values()))
-    assert rows["sam:vit_b"].label.text() == "vit_b: 120 of 375 MB, 1 min left"
+    assert rows["sam:vit_b"].label.text() == "vit_b: 120 MB of 375 MB, 1 min left"
     assert (rows["sam:vit_b"].bar.value(), rows["sam:vit_b"].bar.maximum()) == (320, 1000)
     click(qtbot, rows["clip:x"].stop_button)
     assert controls.calls == [("stop", "clip:x")]
