@@ -16,8 +16,6 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -28,14 +26,9 @@ from napari_clipsam.inference.instances import InstanceSettings
 from napari_clipsam.inference.masks import cut_to_box
 from napari_clipsam.inference.requests import ObjectMask, Prediction, PredictRequest
 from napari_clipsam.inference.segmenter import Segmenter
-from napari_clipsam.inference.stacks import LinkSettings, segment_stack
-from napari_clipsam.inference.volume import (
-    LabelLinker,
-    VolumeProgress,
-    VolumeTask,
-    segment_volume,
-)
-from napari_clipsam.inference.volume_files import VolumeFile, unfinished_folder
+from napari_clipsam.inference.stacks import segment_stack
+from napari_clipsam.inference.volume import VolumeProgress, VolumeTask, segment_volume
+from napari_clipsam.inference.volume_files import unfinished_folder
 from napari_clipsam.models.registry import LoadedModel
 from napari_clipsam.planes import Stack, open_image, read_labels
 
@@ -382,35 +375,3 @@ def test_a_run_that_is_killed_is_gone_on_with(tmp_path: Path) -> None:
     whole = labels_in(tmp_path / "whole.ome.zarr")
     np.testing.assert_array_equal(labels_in(tmp_path / "a.ome.zarr"), whole)
     assert whole.any()
-
-
-@settings(max_examples=20, deadline=None)
-@given(st.integers(0, 1 << 16), st.integers(0, 8), st.integers(0, 2))
-def test_linking_may_be_cut_anywhere(
-    tmp_path_factory: pytest.TempPathFactory, seed: int, cut: int, gap: int
-) -> None:
-    """Blobs that come and go, linked in one run and in two."""
-    rng = np.random.default_rng(seed)
-    planes = np.zeros((8, 20, 20), np.uint16)
-    for plane in planes:
-        for number in range(1, 1 + int(rng.integers(0, 5))):
-            y, x = rng.integers(0, 16, 2)
-            plane[y : y + 5, x : x + 5] = number
-    task = VolumeTask(open_image(planes), (WORD,), "instances", LinkSettings(max_gap=gap))
-    folder = tmp_path_factory.mktemp("volume")
-
-    def link(name: str, first: int, last: int) -> None:
-        file = VolumeFile(folder / name, task.layout, {}, overwrite=False)
-        linker = LabelLinker(task, file)
-        for z in range(first, last):
-            file.write(linker.link({"Z": z}, planes[z]), linker.count)
-        if last == len(planes):
-            file.finish()
-        else:
-            file.close()
-
-    link("whole.zarr", 0, 8)
-    link("cut.zarr", 0, cut)
-    if cut < 8:
-        link("cut.zarr", cut, 8)
-    np.testing.assert_array_equal(labels_in(folder / "cut.zarr"), labels_in(folder / "whole.zarr"))

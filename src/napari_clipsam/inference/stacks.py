@@ -108,21 +108,36 @@ class Linker:
         """Take up a slice that was linked before, so that the next one goes on from it."""
         self._turn += 1
         for number, one in zip(ids, objects, strict=True):
-            self._seen[number] = _Seen(self._turn, z, one)
+            self._see(number, z, one)
 
     def forget(self) -> None:
         """Let the next slice continue nothing, as the first one of another stack."""
         self._seen.clear()
 
-    def link(self, z: int, objects: Sequence[ObjectMask]) -> tuple[int, ...]:
+    def link(
+        self, z: int, objects: Sequence[ObjectMask], known: Sequence[int] = (), passed: int = 0
+    ) -> tuple[int, ...]:
         """Ids of the objects of a slice.
 
         Each is given the id of at most one object of the slice before, so that the sum of what they
         share is the greatest; then of those that are missing for longer. The rest get new ones.
+
+        Which objects of two slices are one depends on these slices and those in between alone, and
+        on the order of the objects in them. So slices may be linked in parts, and the parts joined.
+
+        Parameters
+        ----------
+        z : int
+        objects : sequence of ObjectMask
+        known : sequence of int
+            Ids of those that another linker has linked already, 0 for each of the others; empty
+            where there are none.
+        passed : int
+            How many slices just before this one it has linked them to.
         """
-        ids = [0] * len(objects)
+        ids = list(known) or [0] * len(objects)
         self._turn += 1
-        for gap in range(self._settings.max_gap + 1):
+        for gap in range(passed, self._settings.max_gap + 1):
             rows = [row for row, found in enumerate(ids) if not found]
             former = {i: one for i, one in self._seen.items() if one.turn == self._turn - 1 - gap}
             pairs = self._pairs(z, [objects[row] for row in rows], list(former.values()))
@@ -132,10 +147,15 @@ class Linker:
             if not ids[row]:
                 self.count += 1
                 ids[row] = self.count
-            self._seen[ids[row]] = _Seen(self._turn, z, one)
+            self._see(ids[row], z, one)
         oldest = self._turn - self._settings.max_gap
         self._seen = {i: one for i, one in self._seen.items() if one.turn >= oldest}
         return tuple(ids)
+
+    def _see(self, number: int, z: int, one: ObjectMask) -> None:
+        # To the end, so that the order is that of slices and of the objects in them.
+        self._seen.pop(number, None)
+        self._seen[number] = _Seen(self._turn, z, one)
 
     def _pairs(
         self, z: int, objects: Sequence[ObjectMask], former: Sequence[_Seen]

@@ -7,46 +7,41 @@ one is being written; no more than a few are in memory, however deep the stack i
 from __future__ import annotations
 
 import itertools
-import time
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from scipy import ndimage
 
 from napari_clipsam.errors import PromptError
 from napari_clipsam.inference.batching import PlaneBatches
-from napari_clipsam.inference.requests import ObjectMask, PredictRequest
-from napari_clipsam.inference.stacks import Linker, LinkSettings
-from napari_clipsam.inference.volume_files import VolumeFile, VolumeLayout
+from napari_clipsam.inference.requests import PredictRequest
+from napari_clipsam.inference.stacks import LinkSettings
+from napari_clipsam.inference.volume_files import VolumeLayout
+from napari_clipsam.inference.volume_results import PlaneLabels, VolumeProgress, VolumeResults
 from napari_clipsam.models.identity import tensor_identity
 from napari_clipsam.prompts import Prompts
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from napari_clipsam.inference.segmenter import Segmenter
     from napari_clipsam.planes import Plane, Stack
 
 __all__ = [
-    "LabelLinker",
     "PlaneLabels",
     "VolumeProgress",
     "VolumeTask",
+    "find_planes",
     "label_plane",
     "segment_volume",
 ]
 
-# Planes read ahead, and results that wait to be written.
+# Planes read ahead.
 _AHEAD = 3
-# Planes whose times say how long the others take.
-_TIMED = 15
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,82 +111,6 @@ class VolumeTask:
         }
 
 
-@dataclass(frozen=True, eq=False)
-class PlaneLabels:
-    """What was found of each word in one plane: labels from 1, before they are linked."""
-
-    labels: tuple[NDArray[np.unsignedinteger], ...]
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class VolumeProgress:
-    """A plane that is done.
-
-    Attributes
-    ----------
-    done, total : int
-        Planes, those of an earlier run among them.
-    index : dict of str to int
-        Of the plane.
-    counts : dict of str to int
-        Objects so far, by word; 1 for a concept that was found.
-    seconds_left : float
-    notes : tuple of str
-        What a person should know.
-    """
-
-    done: int
-    total: int
-    index: Mapping[str, int]
-    counts: Mapping[str, int]
-    seconds_left: float
-    notes: tuple[str, ...] = ()
-
-
-class LabelLinker:
-    """Gives the objects of plane after plane ids that stay; time points are linked apart.
-
-    Parameters
-    ----------
-    task : VolumeTask
-    file : VolumeFile
-        What an earlier run wrote is taken up.
-    """
-
-    def __init__(self, task: VolumeTask, file: VolumeFile) -> None:
-        self._task, self._count = task, file.count
-        self._linker = Linker(task.distance, task.links, file.count)
-        last = self._task.indices[file.done - 1] if file.done else {}
-        for number in range(max(0, file.done - 1 - task.links.max_gap), file.done):
-            index = task.indices[number]
-            if _is_neighbour(index, last):
-                ids, objects = _objects(file.read(number))
-                self._linker.restore(_depth(index), objects, ids)
-        self._last = last
-
-    @property
-    def count(self) -> int:
-        """Objects so far."""
-        return self._count
-
-    def link(self, index: Mapping[str, int], labels: NDArray) -> NDArray:
-        """Labels of the next plane with ids that stay."""
-        if self._task.target == "concept":
-            found = (labels > 0).astype(np.uint8)
-            self._count = max(self._count, int(found.any()))
-            return found
-        if self._last and not _is_neighbour(index, self._last):
-            self._linker.forget()
-        self._last = dict(index)
-        local, objects = _objects(labels)
-        ids = self._linker.link(_depth(index), objects)
-        table = np.zeros(max(local, default=0) + 1, np.uint32)
-        table[list(local)] = ids
-        self._count = self._linker.count
-        return table[labels]
-
-
 def segment_volume(
     segmenter: Segmenter,
     task: VolumeTask,
@@ -221,10 +140,25 @@ def segment_volume(
     PlaneError
         A plane cannot be read; the planes before it are kept.
     """
-    with _Files(segmenter, task, outputs, overwrite) as files:
-        first = files.first
-        with _ReadAhead(task.stack, task.indices[first:]) as planes:
-            yield from files.take(_in_batches(segmenter, planes, task), first)
+    made_of = {word: task.made_of(segmenter, word) for word in task.words}
+    with VolumeResults(task, made_of, outputs, overwrite) as results:
+        planes = task.indices[results.first :]
+        with closing(find_planes(segmenter, task, planes, PlaneBatches(segmenter))) as found:
+            yield from results.take(found)
+
+
+def find_planes(
+    segmenter: Segmenter,
+    task: VolumeTask,
+    indices: Sequence[Mapping[str, int]],
+    batches: PlaneBatches,
+) -> Generator[PlaneLabels, None, None]:
+    """Find the words in some planes, the next ones read and encoded together."""
+    with _ReadAhead(task.stack, indices) as planes:
+        while batch := list(itertools.islice(planes, batches.size)):
+            batches.encode(batch)
+            for plane in batch:
+                yield label_plane(segmenter, plane, task)
 
 
 def label_plane(segmenter: Segmenter, plane: Plane, task: VolumeTask) -> PlaneLabels:
@@ -240,86 +174,6 @@ def label_plane(segmenter: Segmenter, plane: Plane, task: VolumeTask) -> PlaneLa
         if found.note and found.match:
             notes.append(f"{plane.name}: {found.note}")
     return PlaneLabels(tuple(labels), tuple(notes))
-
-
-class _Files:
-    """The results of all words, linked here and written on a thread of their own."""
-
-    def __init__(
-        self,
-        segmenter: Segmenter,
-        task: VolumeTask,
-        outputs: Mapping[Any, Path],
-        overwrite: bool,
-    ) -> None:
-        self._task = task
-        self._files: list[VolumeFile] = []
-        layout = task.layout
-        try:
-            for word in task.words:
-                made_of = task.made_of(segmenter, word)
-                self._files.append(VolumeFile(outputs[word], layout, made_of, overwrite))
-            self._linkers = [LabelLinker(task, file) for file in self._files]
-        except BaseException:
-            self._close()
-            raise
-        self.first = min(file.done for file in self._files)
-        # Where each file goes on; it counts up only once a plane is on disk.
-        self._starts = [file.done for file in self._files]
-        self._writer = ThreadPoolExecutor(1, "clipsam volume")
-        self._waiting: deque[Future[None]] = deque()
-
-    def __enter__(self) -> _Files:
-        return self
-
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        self._writer.shutdown(wait=True, cancel_futures=False)
-        self._close()
-
-    def take(
-        self, results: Iterator[PlaneLabels], first: int
-    ) -> Generator[VolumeProgress, None, None]:
-        """Link and write what comes, and finish."""
-        indices = self._task.indices
-        times: deque[float] = deque(maxlen=_TIMED)
-        begun = time.perf_counter()
-        for number, found in enumerate(results, start=first):
-            for i, labels in enumerate(found.labels):
-                if number >= self._starts[i]:
-                    linked = self._linkers[i].link(indices[number], labels)
-                    self._write(self._files[i], linked, self._linkers[i].count)
-            now = time.perf_counter()
-            times.append(now - begun)
-            begun = now
-            yield VolumeProgress(
-                number + 1,
-                len(indices),
-                indices[number],
-                self._counts(),
-                median(times) * (len(indices) - number - 1),
-                found.notes,
-            )
-            # What the consumer did meanwhile is no work of ours.
-            begun = time.perf_counter()
-        while self._waiting:
-            self._waiting.popleft().result()
-        for file in self._files:
-            file.finish()
-        if first == len(indices):
-            # An earlier run was cut off when all was written: what it found is told now.
-            yield VolumeProgress(first, first, indices[-1], self._counts(), 0.0)
-
-    def _counts(self) -> dict[str, int]:
-        return {w: one.count for w, one in zip(self._task.words, self._linkers, strict=True)}
-
-    def _write(self, file: VolumeFile, labels: NDArray, count: int) -> None:
-        while len(self._waiting) >= _AHEAD * len(self._files):
-            self._waiting.popleft().result()
-        self._waiting.append(self._writer.submit(file.write, labels, count))
-
-    def _close(self) -> None:
-        for file in self._files:
-            file.close()
 
 
 class _ReadAhead:
@@ -343,39 +197,3 @@ class _ReadAhead:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
-
-
-def _in_batches(
-    segmenter: Segmenter, planes: Iterator[Plane], task: VolumeTask
-) -> Iterator[PlaneLabels]:
-    """Encode planes together, then ask each."""
-    batches = PlaneBatches(segmenter)
-    while batch := list(itertools.islice(planes, batches.size)):
-        batches.encode(batch)
-        yield from (label_plane(segmenter, plane, task) for plane in batch)
-
-
-def _objects(labels: NDArray) -> tuple[list[int], list[ObjectMask]]:
-    """Labels that are there, and their masks; as painted, so that a resumed run sees the same."""
-    numbers, compact = np.unique(labels, return_inverse=True)
-    compact = compact.reshape(labels.shape)
-    if numbers.size and numbers[0] != 0:
-        compact = compact + 1
-    there = [int(number) for number in numbers if number]
-    objects = []
-    for i, where in enumerate(ndimage.find_objects(compact), start=1):
-        rows, columns = where
-        box = (rows.start, columns.start, rows.stop, columns.stop)
-        objects.append(ObjectMask(box, compact[where] == i, 1.0))
-    return there, objects
-
-
-def _depth(index: Mapping[str, int]) -> int:
-    """Number along the axis that objects are linked along: Z, else T."""
-    return index.get("Z", index.get("T", 0))
-
-
-def _is_neighbour(one: Mapping[str, int], other: Mapping[str, int]) -> bool:
-    """Whether two planes belong to one stack or series."""
-    axis = "Z" if "Z" in one else "T"
-    return all(one[letter] == other[letter] for letter in one if letter != axis)
