@@ -61,7 +61,7 @@ class PlaneEncoder:
         On `device`.
     device : torch.device
     dtype : torch.dtype
-        Of the networks' arithmetic; below float32 the caches hold float16.
+        Of SAM's arithmetic; CLIP runs in float32. Below float32 the caches hold float16.
     cache_bytes : int
         Memory for trunks, and half of it again for dense features and image embeddings each.
     shelf : Shelf, optional
@@ -274,7 +274,8 @@ class PlaneEncoder:
             return require_finite(self.sam.trunk(self._stacked(views), self.split, self.pause))
 
     def _run_dense(self, views: Sequence[View]) -> Tensor:
-        with self.timed("signals"), autocast(self.device, self.dtype):
+        # A similarity map is cut at a threshold, where half precision moves whole regions.
+        with self.timed("signals"):
             self.calls["clip"] += 1
             tuning = tuning_of(self.adapter)
             return require_finite(self.clip.dense(self._stacked(views), tuning, self.pause))
