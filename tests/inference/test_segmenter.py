@@ -407,6 +407,24 @@ def test_an_adapter_without_a_word_uses_the_last_one_and_says_so(
     assert segmenter.predict(CLICK).text is None
 
 
+def test_points_before_any_word_are_the_bases_where_it_decodes_objects(
+    segmenter: Segmenter, make_adapter: MakeAdapter, make_plane: MakePlane
+) -> None:
+    """So that nobody waits for CLIP who only clicks."""
+    segmenter.set_adapter(make_adapter(own_objects=False, words=("cells", "nuclei")))
+    segmenter.set_plane(make_plane())
+    found = segmenter.predict(CLICK)
+    assert (found.text, found.note) == (None, "")
+    assert segmenter.calls["clip"] == segmenter.calls["text"] == 0
+    before = segmenter.calls["trunk"]
+    segmenter.prepare(make_plane())
+    assert (segmenter.calls["trunk"], segmenter.calls["clip"]) == (before, 0)
+
+    assert segmenter.predict(Prompts(boxes=[(5, 5, 30, 40)])).text == "nuclei"
+    segmenter.predict(Prompts("cells"))
+    assert segmenter.predict(CLICK).text == "cells"
+
+
 def test_a_word_can_be_set_for_all_prompts(
     segmenter: Segmenter, make_adapter: MakeAdapter, make_plane: MakePlane
 ) -> None:
@@ -494,7 +512,7 @@ def test_without_presence_there_is_always_an_answer(
 @pytest.fixture
 def closed(model: LoadedModel) -> LoadedModel:
     """The model with a CLIP that has learnt two words only."""
-    return replace(model, clip=tiny_clip(words=frozenset({"nuclei", "cells"})))
+    return replace(model, language=tiny_clip(words=frozenset({"nuclei", "cells"})))
 
 
 def build(model: LoadedModel, **info: object) -> Adapter:
@@ -1112,7 +1130,7 @@ def test_an_adapter_of_another_model_is_refused_and_the_former_stays(
     segmenter.set_adapter(make_adapter())
     former = segmenter.adapter
     foreign = build(replace(model, sam=tiny_sam(seed=9)))
-    other_clip = build(replace(model, clip=tiny_clip(seed=9)))
+    other_clip = build(replace(model, language=tiny_clip(seed=9)))
     path = save_adapter(foreign, tmp_path / "foreign.safetensors")
     for adapter, what in ((foreign, "base model"), (other_clip, "CLIP"), (path, "base model")):
         with pytest.raises(AdapterError, match=f"belongs to another {what}"):

@@ -26,6 +26,7 @@ from napari_clipsam.models.clip import ClipConfig, build_clip
 from napari_clipsam.models.reading import read_header
 from napari_clipsam.models.sam import SAM_CONFIGS, Sam
 from napari_clipsam.models.weights import (
+    ClipFile,
     architecture_of,
     is_file,
     load_clip,
@@ -589,3 +590,17 @@ def test_the_users_folder_can_be_moved(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.delenv("NAPARI_CLIPSAM_HOME")
     assert user_folder().name == "napari-clipsam"
     assert not user_folder().is_relative_to(tmp_path)
+
+
+@pytest.mark.parametrize("half", [True, False])
+def test_a_clips_file_says_of_it_what_the_network_does(half: bool, tmp_path: Path) -> None:
+    save_clip(tiny_clip(words=frozenset({"nuclei"})), tmp_path / "clip.safetensors", half)
+    file = ClipFile(tmp_path / "clip.safetensors")
+    known = file.identity, file.dim, file.config
+
+    assert known == (file.clip.identity, file.clip.dim, file.clip.config)
+    assert file.clip is file.clip
+    assert len(file.vision_attention()) == len(file.clip.vision_attention()) > 0
+    with pytest.raises(WeightsError, match="does not say which CLIP"):
+        save_sam(tiny_sam(), tmp_path / "sam.safetensors")
+        ClipFile(tmp_path / "sam.safetensors")

@@ -27,7 +27,7 @@ from napari_clipsam.outputs import replacing
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from napari_clipsam.models.clip import Clip
+    from napari_clipsam.models.clip import ClipFacts
     from napari_clipsam.models.sam import Sam
 
 __all__ = [
@@ -166,13 +166,13 @@ def read_header(path: str | Path) -> AdapterHeader:
         ) from error
 
 
-def load_adapter(path: str | Path, sam: Sam, clip: Clip) -> Adapter:
+def load_adapter(path: str | Path, sam: Sam, clip: ClipFacts) -> Adapter:
     """Load an adapter for the base and the CLIP it was trained on.
 
     Parameters
     ----------
     path : str or Path
-    sam, clip : Sam, Clip
+    sam, clip : Sam, ClipFacts
         Neither is changed; the adapter shares no tensor with them.
 
     Returns

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from napari_clipsam.adapters.base import BlockLayer
-    from napari_clipsam.models.clip import AttentionTuning, Clip
+    from napari_clipsam.models.clip import AttentionTuning, ClipFacts
     from napari_clipsam.models.sam import BlockAdapter, Sam
     from napari_clipsam.semantics import Signals
 
@@ -79,7 +79,7 @@ class Adapter(nn.Module):
     """
 
     def __init__(
-        self, config: AdapterConfig, sam: Sam, clip: Clip, clip_dim: int | None = None
+        self, config: AdapterConfig, sam: Sam, clip: ClipFacts, clip_dim: int | None = None
     ) -> None:
         super().__init__()
         shape = sam.config
@@ -166,7 +166,7 @@ class Adapter(nn.Module):
 def build_adapter(
     config: AdapterConfig,
     sam: Sam,
-    clip: Clip,
+    clip: ClipFacts,
     seed: int | None = None,
     clip_dim: int | None = None,
 ) -> Adapter:
@@ -175,7 +175,7 @@ def build_adapter(
     Parameters
     ----------
     config : AdapterConfig
-    sam, clip : Sam, Clip
+    sam, clip : Sam, ClipFacts
         What it conditions and what conditions it; neither is changed.
     seed : int, optional
         Same seed, same weights, and torch's global generator is left as it was.
@@ -228,7 +228,7 @@ def parameter_counts(adapter: Adapter) -> dict[str, int]:
     }
 
 
-def _make_tuning(config: AdapterConfig, clip: Clip) -> Any | None:
+def _make_tuning(config: AdapterConfig, clip: ClipFacts) -> Any | None:
     if config.clip_tuning == "none":
         return None
     frozen = clip.vision_attention()

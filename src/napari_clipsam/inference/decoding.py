@@ -12,12 +12,12 @@ from napari_clipsam.models.sam import Decoded, decode, embed_masks, embed_points
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from segment_anything.modeling import MaskDecoder, PromptEncoder
     from torch import Tensor
 
     from napari_clipsam.adapters.inject import Adapter, Target
     from napari_clipsam.geometry import Frame
     from napari_clipsam.inference.encoding import PlaneEncoder
+    from napari_clipsam.models.stock import MaskDecoder, PromptEncoder
 
 __all__ = ["ObjectPrompt", "PromptDecoder"]
 

@@ -18,6 +18,7 @@ from napari_clipsam.adapters.inject import tuning_of
 from napari_clipsam.errors import Stopped, WordError
 from napari_clipsam.inference.devices import autocast, require_finite, synchronize
 from napari_clipsam.inference.trunks import TensorCache
+from napari_clipsam.models.clip import Clip
 from napari_clipsam.models.identity import tensor_identity
 from napari_clipsam.models.sam import default_split, normalise_pixels
 from napari_clipsam.semantics import Signals, make_signals, text_vector, valid_patches
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
     from napari_clipsam.adapters.inject import Adapter
     from napari_clipsam.geometry import Frame
     from napari_clipsam.inference.shelf import Shelf
-    from napari_clipsam.models.clip import Clip
     from napari_clipsam.models.sam import Sam
+    from napari_clipsam.models.weights import ClipFile
     from napari_clipsam.planes import Plane
 
 __all__ = ["PlaneEncoder", "View"]
@@ -57,8 +58,10 @@ class PlaneEncoder:
 
     Parameters
     ----------
-    sam, clip : Sam, Clip
+    sam : Sam
         On `device`.
+    language : Clip or ClipFile
+        On `device`, or loaded there when the first word needs it.
     device : torch.device
     dtype : torch.dtype
         Of SAM's arithmetic; CLIP runs in float32. Below float32 the caches hold float16.
@@ -86,20 +89,20 @@ class PlaneEncoder:
     def __init__(
         self,
         sam: Sam,
-        clip: Clip,
+        language: Clip | ClipFile,
         device: torch.device,
         dtype: torch.dtype,
         cache_bytes: int,
         shelf: Shelf | None = None,
     ) -> None:
-        self.sam, self.clip = sam, clip
+        self.sam, self._language = sam, language
         self.device, self.dtype = device, dtype
         self.adapter: Adapter | None = None
         self.split = default_split(sam.config.depth)
         self.calls: Counter[str] = Counter()
         self.seconds: dict[str, float] = {}
         kept = torch.float32 if dtype == torch.float32 else torch.float16
-        trunks, dense = ("", "") if shelf is None else (sam.identity, clip.identity)
+        trunks, dense = ("", "") if shelf is None else (sam.identity, language.identity)
         self._trunks = TensorCache(cache_bytes, kept, shelf, f"trunk {trunks} {dtype}")
         self._dense = TensorCache(cache_bytes // 2, kept, shelf, f"V {dense} {dtype}")
         self._embeddings = TensorCache(cache_bytes // 2, kept)
@@ -112,6 +115,14 @@ class PlaneEncoder:
         self.check: Callable[[], None] | None = None
         self._away = 0.0
         self.reset_clock()
+
+    @property
+    def clip(self) -> Clip:
+        """The CLIP; loaded when it is first needed."""
+        if isinstance(self._language, Clip):
+            return self._language
+        self._language = self._language.clip.to(self.device).eval().requires_grad_(False)
+        return self._language
 
     def reset_clock(self) -> None:
         """Start counting seconds from zero."""
@@ -147,8 +158,8 @@ class PlaneEncoder:
         """Continue on another device."""
         self.clear()
         self.device = device
-        for module in (self.sam, self.clip, self.adapter):
-            if module is not None:
+        for module in (self.sam, self._language, self.adapter):
+            if isinstance(module, torch.nn.Module):
                 module.to(device)
 
     def use_adapter(self, adapter: Adapter | None) -> None:
@@ -231,8 +242,12 @@ class PlaneEncoder:
         return self._embeddings.get(key, lambda: self._run_head(view, said, adapter)).float()
 
     def object_embedding(self, view: View, word: str | None) -> Tensor:
-        """What objects are decoded from: the base's where the adapter leaves them to it."""
-        if self.adapter is None or self.adapter.config.conditioned_objects:
+        """What objects are decoded from: the base's where the adapter leaves them to it.
+
+        Without a word that is so wherever the base decodes them.
+        """
+        adapter = self.adapter
+        if adapter is None or (adapter.config.conditioned_objects and word is not None):
             return self.embedding(view, word)
         key = (*view.key, self.split, None, None)
         return self._embeddings.get(key, lambda: self._run_head(view, None, None)).float()

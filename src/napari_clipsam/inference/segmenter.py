@@ -89,7 +89,8 @@ class Segmenter:
     Notes
     -----
     Which model answers (method 7.5): no word and no adapter is base SAM; an adapter without a word
-    uses the word it was used with last; a word without an adapter is training-free.
+    uses the word it was used with last; a word without an adapter is training-free. Points before
+    any word are left to the base by an adapter that lets it decode objects, as the starter's does.
 
     One thread at a time may use a Segmenter. The networks of a `LoadedModel` are moved to the
     device, not copied.
@@ -112,8 +113,10 @@ class Segmenter:
         self.model = model if isinstance(model, LoadedModel) else load_model(model, clip)
         with memory_guard(self.device, dtype):
             sam = self.model.sam.to(self.device).eval().requires_grad_(False)
-            text = self.model.clip.to(self.device).eval().requires_grad_(False)
-        self._encoder = PlaneEncoder(sam, text, self.device, dtype, cache_bytes, shelf)
+            language = self.model.language
+            if isinstance(language, torch.nn.Module):
+                language.to(self.device).eval().requires_grad_(False)
+        self._encoder = PlaneEncoder(sam, language, self.device, dtype, cache_bytes, shelf)
         self._shelf = shelf
         self._decoder = PromptDecoder(self._encoder)
         self._concepts = ConceptFinder(self._encoder, self._decoder, instances, seed)
@@ -179,7 +182,7 @@ class Segmenter:
             name = "in memory"
         with memory_guard(self.device, self._encoder.dtype):
             if isinstance(adapter, str | Path):
-                adapter = load_adapter(adapter, self.model.sam, self.model.clip)
+                adapter = load_adapter(adapter, self.model.sam, self.model.language)
             if adapter is not None:
                 self._check_identity(adapter)
                 adapter = adapter.to(self.device).eval()
@@ -259,7 +262,7 @@ class Segmenter:
         target = request.target or ("object" if by_object else "concept")
         request.prompts.check_inside(request.plane.shape)
         check_prompts(request.prompts, target, previous, request.plane.shape)
-        word, note = self._word(request.prompts.text, target)
+        word, note = self._word(request.prompts, target)
         self._check_word(word, target)
         try:
             found = self._find(request, target, word, previous, progress)
@@ -307,9 +310,10 @@ class Segmenter:
             That the clicks will come with.
         """
         middle = ((plane.shape[0] - 1) / 2, (plane.shape[1] - 1) / 2)
-        frame = self._object_frame(plane.shape, Prompts(points=[middle]))
-        word, _ = self._word(word, "object")
-        if frame.shape != plane.shape or (word is None and self.adapter is not None):
+        click = Prompts(word, [middle])
+        frame = self._object_frame(plane.shape, click)
+        word, _ = self._word(click, "object")
+        if frame.shape != plane.shape or (word is None and self._needs_word):
             return
         with memory_guard(self.device, self._encoder.dtype):
             self._encoder.object_embedding(View(plane, frame), word)
@@ -345,13 +349,21 @@ class Segmenter:
             frames = concept_frames(plane.shape, self._input_size, self._squash)
             return self._concepts.find(plane, frames, prompts, word, target, progress)
 
-    def _word(self, text: str | None, target: Target) -> tuple[str | None, str]:
-        """The word that conditions the answer, and what to say about it."""
+    def _word(self, prompts: Prompts, target: Target) -> tuple[str | None, str]:
+        """The word that conditions the answer, and what to say about it.
+
+        Where the base decodes objects, points alone are answered as well without any word, and
+        CLIP, which takes seconds to load, is not waited for. Boxes are answered better with one.
+        """
+        text = prompts.text
         if self.adapter is None:
             return text, ""
         key, words = self._encoder.adapter_key, self.adapter.info.words
         last = self._last_words.get(key, words[-1] if words else None)
         if text is None:
+            by_points = len(prompts.boxes) == 0 and prompts.mask is None
+            if by_points and key not in self._last_words and not self._needs_word:
+                return None, ""
             said = f"No word was given; the adapter's last one, '{last}', was used."
             return last, said if last is not None else ""
         if not self._encoder.unknown_words(text):
@@ -365,13 +377,18 @@ class Segmenter:
             return
         if target != "object":
             raise PromptError(f"To find {target} a word is needed. Give a text, e.g. nuclei.")
-        if self.adapter is not None:
+        if self._needs_word:
             raise WordError("The adapter was trained for no word. Give a text, e.g. nuclei.")
+
+    @property
+    def _needs_word(self) -> bool:
+        """Whether nothing is answered without a word: an adapter decodes objects itself."""
+        return self.adapter is not None and self.adapter.config.own_objects
 
     def _check_identity(self, adapter: Adapter) -> None:
         for what, wanted, given in (
             ("base model", adapter.info.base_identity, self.model.sam.identity),
-            ("CLIP", adapter.info.clip_identity, self.model.clip.identity),
+            ("CLIP", adapter.info.clip_identity, self.model.language.identity),
         ):
             if wanted != given:
                 raise AdapterError(

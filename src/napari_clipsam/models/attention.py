@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from segment_anything.modeling.image_encoder import get_rel_pos
+
+from napari_clipsam.models.stock import get_rel_pos
 
 if TYPE_CHECKING:
     from collections.abc import Callable

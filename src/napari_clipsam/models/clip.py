@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +34,7 @@ __all__ = [
     "AttentionWeights",
     "Clip",
     "ClipConfig",
+    "ClipFacts",
     "build_clip",
     "build_model",
     "check_complete",
@@ -79,6 +80,24 @@ class ClipConfig:
     bpe_ids: tuple[int, ...] = ()
     words: frozenset[str] = frozenset()
     synonyms: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+class ClipFacts(Protocol):
+    """What an adapter has to know of a CLIP, which need not be loaded for that."""
+
+    @property
+    def identity(self) -> str:
+        """Hash of all tensors."""
+        ...
+
+    @property
+    def dim(self) -> int:
+        """Joint width of images and texts."""
+        ...
+
+    def vision_attention(self) -> list[AttentionWeights]:
+        """Frozen attention weights of every vision block, first to last; empty for timm's."""
+        ...
 
 
 class Clip(nn.Module):

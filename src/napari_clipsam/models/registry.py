@@ -15,7 +15,7 @@ from napari_clipsam.models.catalogue import CLIPS, SAMS, ModelEntry, clip_entry
 from napari_clipsam.models.checksum import Checksum
 from napari_clipsam.models.download import DownloadProgress
 from napari_clipsam.models.store import models_folder
-from napari_clipsam.models.weights import is_file, load_clip, load_sam
+from napari_clipsam.models.weights import ClipFile, is_file, load_clip, load_sam
 
 if TYPE_CHECKING:
     from napari_clipsam.models.clip import Clip
@@ -48,15 +48,21 @@ class LoadedModel:
     name : str
         Name in the registry, or the file's name.
     sam : Sam
-    clip : Clip
+    language : Clip or ClipFile
+        What words go through.
     adapter_path : Path or None
         Adapter that was trained with exactly these networks.
     """
 
     name: str
     sam: Sam
-    clip: Clip
+    language: Clip | ClipFile
     adapter_path: Path | None
+
+    @property
+    def clip(self) -> Clip:
+        """The CLIP; loaded when it is first asked for."""
+        return self.language.clip if isinstance(self.language, ClipFile) else self.language
 
 
 def register_model(entry: ModelEntry) -> None:
@@ -253,9 +259,9 @@ def _shipped(part: str) -> Path:
     return path
 
 
-def _load_language(choice: str) -> Clip:
+def _load_language(choice: str) -> Clip | ClipFile:
     if choice == "starter":
-        return load_clip(_shipped("clip"))
+        return ClipFile(_shipped("clip"))
     architecture, colon, weights = choice.partition(":")
     # One letter before the colon is a drive.
     if colon and len(architecture) > 1 and not Path(choice).is_file():

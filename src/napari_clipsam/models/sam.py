@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
-from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
-from segment_anything.modeling.image_encoder import window_partition, window_unpartition
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -23,6 +21,14 @@ from napari_clipsam.errors import ConfigError
 from napari_clipsam.models.attention import grid_attention
 from napari_clipsam.models.identity import tensor_identity
 from napari_clipsam.models.stem import PyramidStem
+from napari_clipsam.models.stock import (
+    ImageEncoderViT,
+    MaskDecoder,
+    PromptEncoder,
+    TwoWayTransformer,
+    window_partition,
+    window_unpartition,
+)
 from napari_clipsam.models.two_way import masks_of, two_way, upscale
 
 if TYPE_CHECKING:
@@ -182,7 +188,9 @@ class Sam(nn.Module):
             )
             # The stem's convolutions know where the border is; a table would only cost space.
             self.image_encoder.pos_embed = None
-        self.prompt_encoder, self.mask_decoder = build_decoder(config)
+        # Small, and without storage drawing their normal numbers imports torch's compiler: a second.
+        with torch.device("cpu"):
+            self.prompt_encoder, self.mask_decoder = build_decoder(config)
         self._identity: str | None = None
         self.eval()
 

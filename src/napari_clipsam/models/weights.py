@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ import torch
 from safetensors.torch import save_file
 
 from napari_clipsam.errors import ConfigError, WeightsError
+from napari_clipsam.models.identity import tensor_identity
 from napari_clipsam.models.reading import is_file, read_header, read_state
 from napari_clipsam.models.recognition import (
     ADVICE,
@@ -30,8 +32,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from napari_clipsam.models.clip import Clip, ClipConfig
+    from napari_clipsam.models.towers import AttentionWeights
 
 __all__ = [
+    "ClipFile",
     "architecture_of",
     "is_file",
     "load_clip",
@@ -78,7 +82,7 @@ def load_sam(path: str | Path, input_size: int | None = None) -> Sam:
         state = resize_positions(state, config)
     try:
         # Without storage: the initial values would only be thrown away.
-        with torch.device("meta"):
+        with torch.device("meta"), torch.random.fork_rng(devices=[]):
             sam = Sam(config)
     except _UNBUILDABLE as error:
         raise WeightsError(
@@ -102,6 +106,49 @@ def save_sam(sam: Sam, path: str | Path, half: bool = True) -> None:
         The file cannot be written; an old one is unchanged.
     """
     _save(sam.state_dict(), {"sam_config": json.dumps(asdict(sam.config))}, path, half)
+
+
+class ClipFile:
+    """A CLIP that `save_clip` wrote, loaded when it is first needed.
+
+    A click needs none, and importing open_clip takes longer than to answer it.
+
+    Parameters
+    ----------
+    path : str or Path
+
+    Attributes
+    ----------
+    config : ClipConfig
+
+    Raises
+    ------
+    WeightsError
+        The file is no CLIP of this project.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self._path = Path(path)
+        self.config = _clip_config_in(self._path)
+
+    @property
+    def dim(self) -> int:
+        """As `Clip.dim`."""
+        return int(self.config.architecture["embed_dim"])
+
+    @cached_property
+    def identity(self) -> str:
+        """As `Clip.identity`."""
+        return tensor_identity(read_state(self._path))
+
+    @cached_property
+    def clip(self) -> Clip:
+        """The network; what `load_clip` raises is raised here."""
+        return load_clip(self._path)
+
+    def vision_attention(self) -> list[AttentionWeights]:
+        """As `Clip.vision_attention`."""
+        return self.clip.vision_attention()
 
 
 def load_clip(path: str | Path) -> Clip:
