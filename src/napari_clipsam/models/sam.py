@@ -188,7 +188,7 @@ class Sam(nn.Module):
             )
             # The stem's convolutions know where the border is; a table would only cost space.
             self.image_encoder.pos_embed = None
-        # Small, and without storage drawing their normal numbers imports torch's compiler: a second.
+        # Small, and drawing normal numbers without storage imports torch's compiler: a second.
         with torch.device("cpu"):
             self.prompt_encoder, self.mask_decoder = build_decoder(config)
         self._identity: str | None = None
