@@ -438,6 +438,51 @@ def test_a_folder_that_may_only_be_read_is_named(server: FileServer) -> None:
         done()
 
 
+@pytest.fixture
+def read_only(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """From the call on, nothing is written, as where the folder is another user's."""
+
+    def refuse(*given: object, **how: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    system_open, python_open = os.open, io.open
+
+    def opened(path: Any, flags: int, *given: Any, **how: Any) -> int:
+        if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            refuse()
+        return system_open(path, flags, *given, **how)
+
+    def file(path: Any, mode: str = "r", *given: Any, **how: Any) -> Any:
+        if set(mode) & set("wax+"):
+            refuse()
+        return python_open(path, mode, *given, **how)
+
+    def begin() -> None:
+        monkeypatch.setattr(os, "open", opened)
+        monkeypatch.setattr(io, "open", file)
+        monkeypatch.setattr("builtins.open", file)
+        for name in ("mkdir", "replace", "rename", "unlink", "remove", "utime"):
+            monkeypatch.setattr(os, name, refuse)
+
+    return begin
+
+
+def test_models_of_a_folder_that_may_only_be_read_are_used(
+    server: FileServer, read_only: Callable[[], None]
+) -> None:
+    """A group's, for instance, which its keeper filled."""
+    file = done().file
+    assert file is not None
+    os.utime(file, (1, 1))  # as copying may leave it; then its bytes are compared
+    read_only()
+
+    assert entry().installed and load_model("cells").sam.identity == tiny_sam(4).identity
+    for act in (lambda: uninstall("cells"), lambda: import_file("mine", file)):
+        with pytest.raises(OutputError, match=r"cannot be written to \(Permission denied\)"):
+            act()
+    assert entry().installed and file.read_bytes() == SAM
+
+
 def test_a_lock_that_cannot_be_made_is_said(
     server: FileServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
