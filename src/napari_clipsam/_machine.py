@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,6 +49,16 @@ def memory() -> Memory:
             total = limit
             free = limit - used if free is None else min(free, limit - used)
     return Memory(total, free)
+
+
+def peak_memory() -> int | None:
+    """The most memory this process has held so far, in bytes; None where the system is silent."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def check_room(shape: tuple[int, int], bytes_a_pixel: int, name: str) -> None:

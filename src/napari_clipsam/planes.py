@@ -102,6 +102,11 @@ class _PlaneAccess:
         )
 
     @property
+    def source(self) -> Source:
+        """Where the pixels come from."""
+        return self._source
+
+    @property
     def plane_shape(self) -> tuple[int, int]:
         """Height and width of a plane in pixels."""
         return self._length("Y"), self._length("X")

@@ -28,6 +28,11 @@ class TiffSource:
     path : Path
     level : int
         Level of the first series' pyramid.
+
+    Attributes
+    ----------
+    other_shapes : tuple of tuple of int
+        Of further images in the file, where nothing says that they are something else.
     """
 
     def __init__(self, path: Path, level: int) -> None:
@@ -52,6 +57,10 @@ class TiffSource:
                 for axis, length in zip(series.axes, series.shape, strict=True)
                 if axis == letter
             } or None
+            plain = tif.series[0].kind in ("generic", "shaped")
+            self.other_shapes = tuple(
+                tuple(one.shape) for one in tif.series[1:] if plain and not one.keyframe.is_reduced
+            )
             self._pages = series.pages
             self._mapped = self._map(series, tif)
             self._leading = 0

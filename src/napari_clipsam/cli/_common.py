@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Progress",
+    "chosen_adapter",
     "duration",
     "make_segmenter",
     "plural",
@@ -36,20 +37,33 @@ def make_segmenter(
     ConfigError, WeightsError, AdapterError
         A device, model or adapter that is not there or does not fit.
     """
-    from napari_clipsam.adapters.files import read_header
-    from napari_clipsam.adapters.library import find_adapter
     from napari_clipsam.inference.devices import choose_device
     from napari_clipsam.inference.segmenter import Segmenter
     from napari_clipsam.models import registry
 
     choose_device(device)
-    chosen: str | Path | None = None
-    if adapter is None or (adapter == model == "starter" and clip is None):
-        chosen = "default"
-    elif adapter != "none":
-        chosen = find_adapter(adapter)
-        read_header(chosen)
+    chosen = chosen_adapter(model, clip, adapter)
     return Segmenter(registry.load_model(model, clip), chosen, device, seed=seed, **more)
+
+
+def chosen_adapter(model: str, clip: str | None, adapter: str | None) -> str | Path | None:
+    """The adapter that the options name, as a Segmenter takes it; its header is read.
+
+    Raises
+    ------
+    AdapterError
+        It is not there or damaged.
+    """
+    from napari_clipsam.adapters.files import read_header
+    from napari_clipsam.adapters.library import find_adapter
+
+    if adapter is None or (adapter == model == "starter" and clip is None):
+        return "default"
+    if adapter == "none":
+        return None
+    found = find_adapter(adapter)
+    read_header(found)
+    return found
 
 
 class Progress:
@@ -60,13 +74,14 @@ class Progress:
         self._start = time.monotonic()
         self._width = 0
 
-    def __call__(self, done: int, total: int) -> None:
-        """Show ``done`` of ``total``."""
+    def __call__(self, done: int, total: int, left: float | None = None) -> None:
+        """Show ``done`` of ``total``, and the seconds that are `left` where they are known."""
         if not sys.stderr.isatty():
             return
         text = f"{self._what} {done}/{total}"
         if 0 < done < total:
-            left = (time.monotonic() - self._start) / done * (total - done)
+            if left is None:
+                left = (time.monotonic() - self._start) / done * (total - done)
             text += f", about {duration(left)} left"
         self._write(text)
 

@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from napari_clipsam._machine import check_room, size_text
-from napari_clipsam.cli._common import Progress, make_segmenter, plural, write_json
+from napari_clipsam._machine import check_room, memory, size_text
+from napari_clipsam.cli._common import (
+    Progress,
+    chosen_adapter,
+    duration,
+    make_segmenter,
+    plural,
+    write_json,
+)
 from napari_clipsam.cli._files import in_name
-from napari_clipsam.errors import OutputError, PlaneError, PromptError
+from napari_clipsam.cli._marks import marked_objects
+from napari_clipsam.errors import ConfigError, OutputError, PlaneError, PromptError
 from napari_clipsam.outputs import check_output
 from napari_clipsam.planes import Stack, open_image, parse_axes, parse_channels
-from napari_clipsam.prompts import BoxPrompt, PointPrompt, Prompts, parse_box, parse_point
+from napari_clipsam.prompts import Prompts
 
 if TYPE_CHECKING:
-    from napari_clipsam.inference.segmenter import Segmenter
     from napari_clipsam.inference.volume import VolumeProgress, VolumeTask
+    from napari_clipsam.inference.volume_objects import ObjectTask
 
 __all__ = ["VolumeSegmentation", "run"]
 
@@ -30,6 +39,10 @@ __all__ = ["VolumeSegmentation", "run"]
 _CACHE = 1 << 28
 # Labels take at least this share of their size on disk.
 _LEAST_ON_DISK = 1 / 50
+# Planes after which the time is told.
+_MEASURED = 2
+# Memory that a worker takes at least: Python and PyTorch with the smallest model.
+_WORKER_BYTES = 400 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,16 +66,31 @@ class VolumeSegmentation:
     device: str = "auto"
     seed: int = 0
     cache: Path | None = None
+    workers: int | None = None
+    scheduler: str | None = None
+
+    @property
+    def shares_out(self) -> bool:
+        """Whether workers do it."""
+        return self.workers is not None or self.scheduler is not None
+
+
+class _Maker(NamedTuple):
+    """What finds objects, for people."""
+
+    model: str
+    adapter: str
+    device: str
 
 
 def run(options: VolumeSegmentation) -> None:
     """Check everything, then segment and write."""
-    from napari_clipsam.inference.volume import VolumeTask, segment_volume
+    from napari_clipsam.inference.volume import VolumeTask
     from napari_clipsam.inference.volume_files import check_volume_output
-    from napari_clipsam.inference.volume_objects import ObjectTask, segment_objects
+    from napari_clipsam.inference.volume_objects import ObjectTask
 
     words = tuple(str(Prompts(text=word).text) for word in options.texts)
-    objects = _objects(options.points, options.boxes)
+    objects = marked_objects(options.points, options.boxes)
     target = _target(options, words, objects)
     stack = _open(options)
     outputs = _named(options.output, words)
@@ -81,7 +109,32 @@ def run(options: VolumeSegmentation) -> None:
         for word in outputs
         if target == "object"
     ]
-    _say_what_it_takes(task, options.output)
+    estimate = _Estimate(task, options.output)
+    if options.shares_out:
+        maker, counts = _on_workers(options, task, outputs, estimate)
+    else:
+        maker, counts = _here(options, task, marked, outputs, estimate)
+    for word, output in outputs.items():
+        count = counts.get(word or "object", 0)
+        found = _describe(maker, options.stack, len(stack), word, target, output, count)
+        if word in described:
+            write_json(described[word], found, options.overwrite)
+        print(_line(found))
+
+
+def _here(
+    options: VolumeSegmentation,
+    task: VolumeTask,
+    marked: Sequence[ObjectTask],
+    outputs: Mapping[str | None, Path],
+    estimate: _Estimate,
+) -> tuple[_Maker, Mapping[str, int]]:
+    """Segment in this process; objects by word."""
+    from napari_clipsam.inference.shelf import Shelf
+    from napari_clipsam.inference.volume import segment_volume
+    from napari_clipsam.inference.volume_objects import segment_objects
+
+    shelf = _shelf(options.cache)
     segmenter = make_segmenter(
         options.model,
         options.clip,
@@ -89,20 +142,75 @@ def run(options: VolumeSegmentation) -> None:
         options.device,
         options.seed,
         cache_bytes=_CACHE,
-        shelf=_shelf(options.cache),
+        shelf=None if shelf is None else Shelf(*shelf),
     )
+    maker = _Maker(segmenter.model.name, segmenter.adapter_name, str(segmenter.device))
     counts: dict[str, int] = {}
     for one in marked:
         path = outputs[one.word]
         counts |= _watched(segment_objects(segmenter, one, path, options.overwrite))
     if not marked:
-        counts |= _watched(segment_volume(segmenter, task, outputs, options.overwrite))
-    for word, output in outputs.items():
-        count = counts.get(word or "object", 0)
-        found = _describe(segmenter, options.stack, len(stack), word, target, output, count)
-        if word in described:
-            write_json(described[word], found, options.overwrite)
-        print(_line(found))
+        steps = segment_volume(segmenter, task, outputs, options.overwrite)
+        counts |= _watched(steps, estimate)
+    return maker, counts
+
+
+def _on_workers(
+    options: VolumeSegmentation,
+    task: VolumeTask,
+    outputs: Mapping[str | None, Path],
+    estimate: _Estimate,
+) -> tuple[_Maker, Mapping[str, int]]:
+    """Segment on the workers of a cluster; objects by word."""
+    from napari_clipsam.inference import cluster
+
+    adapter = chosen_adapter(options.model, options.clip, options.adapter)
+    recipe = cluster.Recipe(
+        _seen_by_all(options.model),
+        None if options.clip is None else _seen_by_all(options.clip),
+        adapter if adapter in ("default", None) else str(Path(str(adapter)).resolve()),
+        options.device,
+        seed=options.seed,
+        cache_bytes=_CACHE,
+        shelf=_shelf(options.cache),
+        threads=None if options.workers is None else cluster.threads_each(options.workers),
+    )
+    if options.workers is None:
+        reached = cluster.join_cluster(str(options.scheduler))
+    else:
+        _check_workers(options.workers, options.device)
+        reached = cluster.local_cluster(options.workers)
+    with reached as client:
+        ready = cluster.prepare(client, recipe, task)
+        print(f"{plural(len(ready), 'worker')} ready.", file=sys.stderr)
+        maker = _Maker(ready[0].model, ready[0].adapter, ready[0].device)
+        steps = cluster.segment_volume_on(client, recipe, task, outputs, options.overwrite, ready)
+        with closing(steps):
+            return maker, _watched(steps, estimate)
+
+
+def _seen_by_all(choice: str) -> str:
+    """A file by its whole path, anything else as it is."""
+    path = Path(choice)
+    return str(path.resolve()) if path.is_file() else choice
+
+
+def _check_workers(workers: int, device: str) -> None:
+    """Refuse more processes than memory can hold, before they are started.
+
+    Raises
+    ------
+    ConfigError
+    """
+    from napari_clipsam.inference.devices import choose_device
+
+    choose_device(device)
+    free = memory().free
+    if free is not None and workers * _WORKER_BYTES > free:
+        raise ConfigError(
+            f"{workers} workers take {size_text(workers * _WORKER_BYTES)} of memory at least; "
+            f"{size_text(free)} are free. Use at most {max(1, free // _WORKER_BYTES)}."
+        )
 
 
 def _target(
@@ -130,6 +238,15 @@ def _target(
             f"Points and boxes mark single objects and cannot guide --target {target} in a stack. "
             "Leave them out, or use --target object."
         )
+    if options.workers is not None and options.scheduler is not None:
+        raise PromptError(
+            "--workers starts processes here, --scheduler joins those that run. Give one of them."
+        )
+    if target == "object" and options.shares_out:
+        raise PromptError(
+            "Marked objects are followed from slice to slice, which workers cannot share. Leave "
+            "--workers and --scheduler out, or look for a word with --target concept or instances."
+        )
     if target != "object" and options.propagate:
         raise PromptError(
             "--propagate follows objects that are marked. Give a --point or a --box, or leave it "
@@ -141,7 +258,15 @@ def _target(
 def _open(options: VolumeSegmentation) -> Stack:
     axes = None if options.axes is None else parse_axes(options.axes)
     channels = None if options.channels is None else parse_channels(options.channels)
-    stack = open_image(options.stack, axes, channels)
+    # Workers are in other folders.
+    path = options.stack.resolve() if options.shares_out else options.stack
+    stack = open_image(path, axes, channels)
+    for shape in getattr(stack.source, "other_shapes", ()):
+        if tuple(shape)[-2:] != stack.plane_shape:
+            raise PlaneError(
+                f"{options.stack} has planes of different shapes: {stack.plane_shape} and "
+                f"{tuple(shape)[-2:]}. Save those of one shape as a stack of their own."
+            )
     if not stack.plane_axes:
         raise PlaneError(f"{options.stack} is one plane, not a stack. Use `segment` for it.")
     samples = stack.shape[stack.axes.index("S")] if "S" in stack.axes else 1
@@ -149,84 +274,65 @@ def _open(options: VolumeSegmentation) -> Stack:
     return stack
 
 
-def _objects(points: Sequence[str], boxes: Sequence[str]) -> list[dict[int, Prompts]]:
-    """Prompts by slice of each object: one for each box with the points in it, one for the rest.
+def _shelf(folder: Path | None) -> tuple[str, int] | None:
+    """Where the cache is, and how many bytes it may take."""
+    if folder is None:
+        return None
+    free = shutil.disk_usage(folder.parent if folder.parent.is_dir() else Path.cwd()).free
+    return str(folder.resolve()), free // 2
+
+
+class _Estimate:
+    """Refuses what the disk cannot hold, and says what the rest takes once a few planes are done.
 
     Raises
     ------
-    PromptError
-        A point or box cannot be read or names no slice, or all points of an object are negative.
+    OutputError
     """
-    typed = [parse_point(text) for text in points]
-    cornered = [parse_box(text) for text in boxes]
-    slices = [one.z for one in typed] + [one.z for one in cornered]
-    for z, text in zip(slices, [*points, *boxes], strict=True):
-        if z is None:
-            raise PromptError(f"'{text}' names no slice. Begin it with Z, e.g. 12,{text}.")
-    objects = [_boxed(box, [p for p in typed if _inside(p, box)]) for box in cornered]
-    rest = [p for p in typed if not any(_inside(p, box) for box in cornered)]
-    if rest:
-        by_slice: dict[int, list[PointPrompt]] = defaultdict(list)
-        for point in rest:
-            by_slice[int(point.z or 0)].append(point)
-        if not any(point.label for point in rest):
-            raise PromptError("All points are negative. Give one on the object as well, or a box.")
-        objects.append({z: _points(some) for z, some in by_slice.items()})
-    return objects
+
+    def __init__(self, task: VolumeTask, output: Path) -> None:
+        layout = task.layout
+        self._size = len(task.words) * int(np.prod(layout.shape)) * layout.dtype.itemsize
+        self._steps = 0
+        folder = output if output.is_dir() else output.parent
+        free = shutil.disk_usage(folder).free
+        if free < _LEAST_ON_DISK * self._size:
+            raise OutputError(
+                f"{folder} has {size_text(free)} free; the labels take at least "
+                f"{size_text(_LEAST_ON_DISK * self._size)}. Free some space, or choose another "
+                "folder."
+            )
+        height, width = layout.shape[-2:]
+        planes = plural(len(task.indices), "plane")
+        print(f"{planes} of {height} x {width}.", file=sys.stderr)
+
+    def __call__(self, step: VolumeProgress) -> str | None:
+        """What to say after a step."""
+        self._steps += 1
+        # The first plane takes longer: it warms up what the others use.
+        if self._steps != _MEASURED or step.done == step.total:
+            return None
+        takes = [f"about {duration(step.seconds_left)}"]
+        if step.memory is not None:
+            takes.append(f"{size_text(step.memory)} memory")
+        takes.append(f"at most {size_text(self._size)} on disk")
+        return f"The rest takes {', '.join(takes)}."
 
 
-def _boxed(box: BoxPrompt, points: Sequence[PointPrompt]) -> dict[int, Prompts]:
-    of_points = _points(points)
-    corners = [(box.y0, box.x0, box.y1, box.x1)]
-    return {int(box.z or 0): Prompts(None, of_points.points, of_points.labels, corners)}
-
-
-def _points(points: Sequence[PointPrompt]) -> Prompts:
-    return Prompts(points=[(p.y, p.x) for p in points], labels=[p.label for p in points])
-
-
-def _inside(point: PointPrompt, box: BoxPrompt) -> bool:
-    return point.z == box.z and box.y0 <= point.y < box.y1 and box.x0 <= point.x < box.x1
-
-
-def _shelf(folder: Path | None) -> Any:
-    if folder is None:
-        return None
-    from napari_clipsam.inference.shelf import Shelf
-
-    free = shutil.disk_usage(folder.parent if folder.parent.is_dir() else Path.cwd()).free
-    return Shelf(folder, free // 2)
-
-
-def _say_what_it_takes(task: VolumeTask, output: Path) -> None:
-    """Refuse what the disk cannot hold, and say what it may take at most."""
-    layout, words = task.layout, len(task.words)
-    size = words * int(np.prod(layout.shape)) * layout.dtype.itemsize
-    folder = output if output.is_dir() else output.parent
-    free = shutil.disk_usage(folder).free
-    if free < _LEAST_ON_DISK * size:
-        raise OutputError(
-            f"{folder} has {size_text(free)} free; the labels take at least "
-            f"{size_text(_LEAST_ON_DISK * size)}. Free some space, or choose another folder."
-        )
-    height, width = layout.shape[-2:]
-    print(
-        f"{plural(len(task.indices), 'plane')} of {height} x {width}; the labels take "
-        f"{size_text(size)} at most, a fraction of it compressed.",
-        file=sys.stderr,
-    )
-
-
-def _watched(steps: Iterator[VolumeProgress]) -> Mapping[str, int]:
+def _watched(
+    steps: Iterator[VolumeProgress], estimate: Callable[[VolumeProgress], str | None] | None = None
+) -> Mapping[str, int]:
     """Run to the end, show how far it is, print what a person should know; objects by word."""
     progress = Progress("plane")
     counts: Mapping[str, int] = {}
     try:
         for step in steps:
-            for note in step.notes:
+            told = None if estimate is None else estimate(step)
+            for note in (*step.notes, *([told] if told else [])):
                 progress.clear()
                 print(note, file=sys.stderr)
-            progress(step.done, step.total)
+            known = math.isfinite(step.seconds_left)
+            progress(step.done, step.total, step.seconds_left if known else None)
             counts = step.counts
     finally:
         progress.clear()
@@ -251,7 +357,7 @@ def _named(path: Path, words: Sequence[str]) -> dict[str | None, Path]:
 
 
 def _describe(
-    segmenter: Segmenter,
+    maker: _Maker,
     stack: Path,
     n_planes: int,
     word: str | None,
@@ -263,9 +369,7 @@ def _describe(
     return {
         "image": str(stack),
         "output": str(output),
-        "model": segmenter.model.name,
-        "adapter": segmenter.adapter_name,
-        "device": str(segmenter.device),
+        **maker._asdict(),
         "text": word,
         "target": target,
         "match": count > 0,

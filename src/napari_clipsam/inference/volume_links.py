@@ -89,7 +89,7 @@ class LabelLinker:
             self._table = np.append(self._table, np.zeros(missing, np.uint32))
 
 
-def _objects(labels: NDArray[np.unsignedinteger]) -> tuple[list[int], list[ObjectMask]]:
+def _objects(labels: NDArray[np.integer]) -> tuple[list[int], list[ObjectMask]]:
     """Labels that are there and their masks as painted, in the order of their first pixels.
 
     No numbering decides, so that a run that is gone on with, or shared out, sees the same.

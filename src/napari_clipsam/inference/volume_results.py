@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_clipsam._machine import peak_memory
 from napari_clipsam.inference.volume_files import VolumeFile
 from napari_clipsam.inference.volume_links import LabelLinker
 
@@ -43,12 +44,15 @@ class PlaneLabels:
         Whether a number means the same object as in the plane before.
     seconds : float or None
         What the plane adds to the time of the run; None where it is what passed until it came.
+    memory : int or None
+        Most bytes that those who find planes have held so far; None where it is this process.
     """
 
     labels: tuple[NDArray[np.unsignedinteger], ...]
     notes: tuple[str, ...] = ()
     goes_on: bool = False
     seconds: float | None = None
+    memory: int | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,8 @@ class VolumeProgress:
     seconds_left : float
     notes : tuple of str
         What a person should know.
+    memory : int or None
+        Most bytes that were held so far, where the system tells.
     """
 
     done: int
@@ -74,6 +80,7 @@ class VolumeProgress:
     counts: Mapping[str, int]
     seconds_left: float
     notes: tuple[str, ...] = ()
+    memory: int | None = None
 
 
 class VolumeResults:
@@ -147,6 +154,7 @@ class VolumeResults:
                 self._counts(),
                 median(times) * (len(indices) - number - 1),
                 found.notes,
+                peak_memory() if found.memory is None else found.memory,
             )
             # What the consumer did meanwhile is no work of ours.
             begun = time.perf_counter()
