@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import resource
 import statistics
 import sys
@@ -13,22 +12,20 @@ from typing import Any
 
 import torch
 
-from benchmarks.core import Setting, open_clip_vit
+from benchmarks.epochs import Epoch
 from benchmarks.fewshot_runs import Run
 from benchmarks.fewshot_train import Bench, taught
+from benchmarks.measuring import Setting
+from benchmarks.networks import open_clip_vit
 from napari_clipsam.adapters.base import AdapterConfig
 from napari_clipsam.adapters.files import save_adapter
 from napari_clipsam.adapters.inject import Adapter, build_adapter
-from napari_clipsam.inference.devices import training_dtype
 from napari_clipsam.models.clip import build_clip
 from napari_clipsam.models.registry import LoadedModel
 from napari_clipsam.models.sam import SAM_CONFIGS, Sam, default_split
-from napari_clipsam.training.learner import HeadLearner
-from napari_clipsam.training.material import Material
-from napari_clipsam.training.samples import Split, make_split
+from napari_clipsam.training.samples import make_split
 from napari_clipsam.training.settings import FitSettings
 from napari_clipsam.training.starting import prepare_adapter
-from napari_clipsam.training.views import ViewMaker, gather
 
 __all__ = ["epoch", "learn", "sizes", "vit_b"]
 
@@ -45,7 +42,9 @@ def epoch(bench: Bench, run: Run) -> dict[str, Any]:
     labelled = bench.set(run.set)
     split = make_split(labelled.examples(labelled.draw(run.shots, run.seed)), seed=run.seed)
     device = bench.segmenter.device
-    cached, recomputed = (_Epoch(bench, split, device, cache) for cache in (True, False))
+    cached, recomputed = (
+        Epoch(bench.model, bench.starter, split, device, cache, _VIEWS) for cache in (True, False)
+    )
     times = Setting(device).race(
         {
             "cached": lambda: cached.run(whole=True),
@@ -71,44 +70,6 @@ def epoch(bench: Bench, run: Run) -> dict[str, Any]:
 
 def _ratio(a: list[float], b: list[float]) -> float:
     return statistics.median(x / y for x, y in zip(a, b, strict=True))
-
-
-class _Epoch:
-    """The second part of a training, ready to see each of its views once."""
-
-    def __init__(self, bench: Bench, split: Split, device: torch.device, cache_trunk: bool) -> None:
-        model = bench.model
-        settings = FitSettings(cache_trunk=cache_trunk)
-        dtype = training_dtype(device)
-        adapter = prepare_adapter(model, bench.starter, settings, len(split.train))
-        self.views = list(
-            ViewMaker(model, adapter, device, dtype, cache_trunk, _nothing).views(
-                split.train, _VIEWS, 0, own_scale=False
-            )
-        )
-        words = [example.words for example in split.train]
-        self._material = Material(
-            *(model, adapter, self.views, words, 0, device, dtype, 1, _nothing)
-        )
-        self._pixels = [gather([view]).pixels for view in self.views]
-        self._material.keep_dense(keep_pixels=not cache_trunk)
-        order = itertools.cycle(self._material.views)
-        self._material.draw = lambda: [next(order)]  # type: ignore[method-assign]
-        self._learner = HeadLearner(self._material, settings)
-
-    def run(self, whole: bool) -> None:
-        """Take a step on each view: on all of it, or as over a whole training."""
-        for i in range(len(self.views)):
-            progress = 1.0 if whole else i / len(self.views)
-            assert self._learner.step(progress) is not None
-
-    @torch.no_grad()
-    def clip(self) -> None:
-        """Run CLIP on each view."""
-        model, tuning = self._material.model, self._material.adapter.clip_tuning
-        for pixels in self._pixels:
-            assert pixels is not None
-            model.clip.dense(pixels, tuning)
 
 
 def learn(bench: Bench, run: Run) -> dict[str, Any]:
@@ -167,6 +128,3 @@ def vit_b(device: torch.device) -> LoadedModel:
 def _bytes(adapter: Adapter) -> int:
     with tempfile.TemporaryDirectory() as folder:
         return save_adapter(adapter, Path(folder) / "a.safetensors").stat().st_size
-
-
-def _nothing() -> None: ...
