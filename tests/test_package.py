@@ -25,7 +25,7 @@ SOURCE = ROOT / "src" / "napari_clipsam"
 # A module may import from its own layer and those above it in this list.
 LAYERS = (
     {"errors", "config", "prompts", "geometry", "_folders", "_locking", "_machine"},
-    {"planes", "_axes", "_intensity", "_readers", "outputs", "_pyramid"},
+    {"planes", "_axes", "_intensity", "_readers", "outputs", "_pyramid", "_image_files"},
     {"models"},
     {"semantics"},
     {"adapters"},

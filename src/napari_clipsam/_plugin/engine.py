@@ -6,6 +6,7 @@ Nothing here is imported with torch before the first job runs.
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,16 +16,20 @@ from napari_clipsam.inference.requests import PredictRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+    from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
 
     from napari_clipsam._plugin.plane_reader import PlaneReader
     from napari_clipsam.adapters.inject import Adapter
+    from napari_clipsam.inference.folder import FolderProgress, FolderTask
     from napari_clipsam.inference.propagation import PropagationStep
     from napari_clipsam.inference.requests import ObjectMask, Prediction, Target
     from napari_clipsam.inference.segmenter import Segmenter
     from napari_clipsam.inference.stacks import StackStep
+    from napari_clipsam.inference.volume import VolumeTask
+    from napari_clipsam.inference.volume_results import VolumeProgress
     from napari_clipsam.models.registry import LoadedModel
     from napari_clipsam.planes import Plane
     from napari_clipsam.prompts import Prompts
@@ -222,6 +227,40 @@ class Engine:
 
         yield from self.load(setup)
         yield from segment_stack(self._ready, planes, zs, word, target, spacing)
+
+    def volume(
+        self, setup: Setup, make: Callable[[], VolumeTask], output: Path
+    ) -> Iterator[Loaded | VolumeProgress]:
+        """Write a word's labels in a stack into a file, or go on with that.
+
+        Parameters
+        ----------
+        setup : Setup
+        make : callable
+            Makes the task here, since it reads pixels.
+        output : Path
+
+        Raises
+        ------
+        OutputError
+            What an earlier run left there is of another image, word, model or adapter.
+        """
+        from napari_clipsam.inference.volume import segment_volume
+        from napari_clipsam.inference.volume_files import check_same_make
+
+        yield from self.load(setup)
+        task = make()
+        check_same_make(output, task.made_of(self._ready, task.words[0]))
+        with closing(segment_volume(self._ready, task, {task.words[0]: output})) as steps:
+            yield from steps
+
+    def folder(self, setup: Setup, task: FolderTask) -> Iterator[Loaded | FolderProgress]:
+        """Find a word in all images of a folder."""
+        from napari_clipsam.inference.folder import segment_folder
+
+        yield from self.load(setup)
+        with closing(segment_folder(self._ready, task)) as steps:
+            yield from steps
 
     def propagate(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -17,7 +17,7 @@ from napari_clipsam._machine import check_room
 from napari_clipsam._readers.base import ArraySource, Index
 from napari_clipsam.errors import PlaneError
 from napari_clipsam.planes import Plane, Stack
-from napari_clipsam.session.objects import Box, PlaneKey, plane_axes
+from napari_clipsam.session.objects import Box, PlaneKey, at_number, plane_axes
 
 __all__ = ["PlaneReader"]
 
@@ -183,6 +183,32 @@ class PlaneReader:
         patched = shape[y] * shape[x] > _WHOLE and not in_memory
         return self._stack(_View(self, arrays, shape, (y, x), patched)).normalisation
 
+    def slices(
+        self,
+        key: PlaneKey,
+        axis: int,
+        zs: range,
+        spacing_um: Mapping[str, float] | None = None,
+    ) -> Stack:
+        """The planes beside one as a stack of their own, pixel by pixel what this reads.
+
+        Parameters
+        ----------
+        key : PlaneKey
+            A plane of the stack.
+        axis : int
+            Along which the slices are numbered.
+        zs : range
+            The slices, in steps of one.
+        spacing_um : mapping of str to float, optional
+            Micrometres a pixel along Z (`axis`), Y and X (of the plane).
+        """
+        for z in (zs[0], zs[-1]):
+            self.check(at_number(key, axis, z))
+        stack = Stack(_Slices(self, key, axis, zs, spacing_um), channels=self.channels)
+        stack.normalisation = self.normalisation
+        return stack
+
     def _kept_bytes(self) -> int:
         return sum(plane.rgb.nbytes for plane in [*self._kept.values()])
 
@@ -308,6 +334,33 @@ class _View:
             for starts, length in zip(self._patches, self._full, strict=True)
         )
         return np.concatenate([np.concatenate([piece(r, c) for c in columns], 1) for r in rows])
+
+
+class _Slices:
+    """Neighbouring planes of a reader as a stack along Z (a `Source`)."""
+
+    def __init__(
+        self,
+        reader: PlaneReader,
+        key: PlaneKey,
+        axis: int,
+        zs: range,
+        spacing_um: Mapping[str, float] | None,
+    ) -> None:
+        self._view = view = _View(reader, reader.arrays, reader.shape, plane_axes(key))
+        self._key, self._axis, self._zs = key, axis, zs
+        self.name, self.dtype = view.name, view.dtype
+        self.spacing_um = dict(spacing_um) if spacing_um else None
+        lengths = {**dict(zip(view.axes, view.shape, strict=True)), "Z": len(zs)}
+        self.axes = view.axes.removeprefix("T")
+        self.shape = tuple(lengths[letter] for letter in self.axes)
+
+    def read(self, index: Index) -> NDArray:
+        """Read one piece (see `Source`)."""
+        parts = dict(zip(self.axes, index, strict=True))
+        key = at_number(self._key, self._axis, self._zs[_whole(parts["Z"])])
+        parts |= self._view.number(key)
+        return self._view.read(tuple(parts[letter] for letter in self._view.axes))
 
 
 def _whole(part: int | slice) -> int:

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from napari_clipsam._image_files import images_in, is_folder_of_images, stem_of
 from napari_clipsam.errors import InputError, OutputError, PlaneError, PromptError
 from napari_clipsam.outputs import check_output
-from napari_clipsam.training.labelled import images_in, is_folder_of_images, stem_of
 
 __all__ = [
     "Job",

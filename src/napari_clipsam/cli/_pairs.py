@@ -59,12 +59,8 @@ def chosen_pairs(options: Chosen, word: str | None) -> list[LabelledImage]:
     PlaneError
         A file or folder is missing, or nothing belongs together.
     """
-    from napari_clipsam.training.labelled import (
-        images_in,
-        is_folder_of_images,
-        pair_paths,
-        read_index,
-    )
+    from napari_clipsam._image_files import images_in, is_folder_of_images
+    from napari_clipsam.training.labelled import pair_paths, read_index
 
     if options.index is not None:
         return read_index(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from napari_clipsam._image_files import is_folder_of_images
 from napari_clipsam._machine import check_room
 from napari_clipsam.cli._common import Progress, make_segmenter, plural, write_json
 from napari_clipsam.cli._files import (
@@ -22,7 +23,6 @@ from napari_clipsam.errors import PromptError
 from napari_clipsam.outputs import write_labels
 from napari_clipsam.planes import Stack, open_image, parse_axes, parse_channels, parse_plane
 from napari_clipsam.prompts import Prompts, parse_box, parse_point
-from napari_clipsam.training.labelled import is_folder_of_images
 
 if TYPE_CHECKING:
     from napari_clipsam.inference.requests import Prediction

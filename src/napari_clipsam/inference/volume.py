@@ -55,12 +55,15 @@ class VolumeTask:
     target : {"concept", "instances"}
     links : LinkSettings
         When masks of two planes are one object.
+    spacing : float or None
+        Distance of two slices in pixel sizes; None for what the stack says.
     """
 
     stack: Stack
     words: tuple[str, ...]
     target: Literal["concept", "instances"] = "concept"
     links: LinkSettings = field(default_factory=LinkSettings)
+    spacing: float | None = None
 
     def __post_init__(self) -> None:
         if self.target not in ("concept", "instances"):
@@ -90,6 +93,8 @@ class VolumeTask:
     @property
     def distance(self) -> float:
         """Distance of two slices in pixel sizes; 1 when unknown."""
+        if self.spacing is not None:
+            return self.spacing
         sizes = self.stack.spacing_um or {}
         if "Z" not in self.letters or not {"Z", "Y"} <= set(sizes):
             return 1.0
@@ -104,7 +109,7 @@ class VolumeTask:
             "normalisation": repr(stack.normalisation.limits),
             "word": word,
             "target": self.target,
-            "links": asdict(self.links),
+            "links": {**asdict(self.links), "distance": self.distance},
             "model": [model.sam.identity, model.clip.identity],
             "adapter": None if adapter is None else tensor_identity(adapter.state_dict()),
             "threshold": None if adapter is None else adapter.info.threshold,

@@ -26,7 +26,17 @@ from napari_clipsam.outputs import label_dtype, replacing
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["VolumeFile", "VolumeLayout", "check_volume_output", "unfinished_folder"]
+__all__ = [
+    "Unfinished",
+    "VolumeFile",
+    "VolumeLayout",
+    "check_same_make",
+    "check_volume_output",
+    "forget_unfinished",
+    "unfinished_folder",
+    "unfinished_labels",
+    "unfinished_state",
+]
 
 _TIFF = (".tif", ".tiff")
 _ZARR = ".zarr"
@@ -62,6 +72,68 @@ class VolumeLayout:
 def unfinished_folder(path: Path) -> Path:
     """Where a result is while it is under way."""
     return path.with_name(f".{path.name}.part")
+
+
+def unfinished_labels(path: Path) -> Path:
+    """The OME-Zarr that a result is while it is under way."""
+    return unfinished_folder(path) / _LABELS
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """How far a result under way is, and what its labels depend on."""
+
+    done: int
+    made_of: Mapping[str, Any]
+
+
+def unfinished_state(path: Path) -> Unfinished | None:
+    """What an earlier run left of a result; None where it left nothing that can be gone on with."""
+    try:
+        found = json.loads((unfinished_folder(path) / _STATE).read_text())
+        made_of = {key: value for key, value in found["made_of"].items() if key != "format"}
+        return Unfinished(int(found["done"]), made_of)
+    except (OSError, AttributeError, KeyError, TypeError, ValueError):
+        return None
+
+
+def check_same_make(path: Path, made_of: Mapping[str, Any]) -> None:
+    """Refuse to go on with a result of another make, and say what differs.
+
+    Raises
+    ------
+    OutputError
+    """
+    former = unfinished_state(path)
+    now = json.loads(json.dumps(made_of))
+    if former is None or former.made_of == now:
+        return
+    names = {"normalisation": "brightness", "links": "distance of slices", "threshold": "adapter"}
+    differing = [key for key in now if former.made_of.get(key) != now[key]]
+    what = ", ".join(dict.fromkeys(names.get(key, key) for key in differing)) or "version"
+    raise OutputError(
+        f"{path.name} was begun with another {what}. Choose what it was begun with, or forget it "
+        "and begin anew."
+    )
+
+
+def forget_unfinished(path: Path) -> None:
+    """Delete what an earlier run left of a result.
+
+    Raises
+    ------
+    OutputError
+        Another process works on it.
+    """
+    folder = unfinished_folder(path)
+    if not folder.is_dir():
+        return
+    with _disk(path), FileLock(folder / _LOCK) as lock:
+        if not lock.acquire():
+            raise OutputError(f"{path} is being written by another process. Stop that first.")
+        shutil.rmtree(folder / _LABELS, ignore_errors=True)
+        (folder / _STATE).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def check_volume_output(path: Path, overwrite: bool) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from napari_clipsam._image_files import images_in, is_folder_of_images
 from napari_clipsam.errors import ConfigError, PlaneError
 from napari_clipsam.planes import LabelStack, Plane, Stack, open_image, read_labels
 
@@ -17,17 +18,12 @@ if TYPE_CHECKING:
 __all__ = [
     "LabelledImage",
     "LabelledPlane",
-    "images_in",
-    "is_folder_of_images",
     "labelled_planes",
     "open_pair",
     "pair_paths",
     "read_index",
-    "stem_of",
 ]
 
-_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp", ".zarr")
-_ZARR = (".zarray", ".zgroup", "zarr.json")
 _NEEDED = ("file", "label")
 #: Kinds of labels as `label_type` has them, and whether their numbers tell objects apart.
 _KINDS = {"": True, "instance": True, "instance_2d": True, "semantic": False}
@@ -73,36 +69,6 @@ class LabelledPlane:
     source: LabelledImage
     plane: Plane
     labels: NDArray
-
-
-def is_folder_of_images(path: Path) -> bool:
-    """Whether a path is a folder, and not one that is itself a Zarr image."""
-    return path.is_dir() and not any((path / marker).exists() for marker in _ZARR)
-
-
-def stem_of(path: Path) -> str:
-    """Name of an image without its endings, ``.ome.tif`` and ``.ome.zarr`` included."""
-    return path.stem.removesuffix(".ome")
-
-
-def images_in(folder: Path) -> dict[str, Path]:
-    """The images of a folder by their stems, in the order of their names.
-
-    Raises
-    ------
-    PlaneError
-        There is none, or two have one stem.
-    """
-    found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in _SUFFIXES or path.name.startswith("."):
-            continue
-        other = found.setdefault(stem_of(path), path)
-        if other is not path:
-            raise PlaneError(f"{other} and {path.name} have the same stem. Rename one of them.")
-    if not found:
-        raise PlaneError(f"The folder {folder} has no images. Put TIFF, PNG, JPEG or Zarr into it.")
-    return found
 
 
 def pair_paths(images: Path, labels: Path) -> list[LabelledImage]:
