@@ -26,7 +26,17 @@ if TYPE_CHECKING:
 
     from napari_clipsam.inference.devices import Precision
 
-__all__ = ["CLIP", "WORD", "Networks", "clicks", "grid_boxes", "open_clip_vit", "pixels", "plane"]
+__all__ = [
+    "CLIP",
+    "WORD",
+    "Networks",
+    "another_adapter",
+    "clicks",
+    "grid_boxes",
+    "open_clip_vit",
+    "pixels",
+    "plane",
+]
 
 WORD = "nuclei"
 CLIP = "ViT-B-16"

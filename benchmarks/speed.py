@@ -15,6 +15,7 @@ import json
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -32,15 +33,36 @@ from benchmarks.measuring import (
 )
 from benchmarks.networks import CLIP, WORD, Networks, open_clip_vit, plane
 from benchmarks.peers import NO_MICRO_SAM, MicroSam
-from benchmarks.speed_rows import PARTS, Bench
+from benchmarks.speed_answers import (
+    agreement_rows,
+    click_rows,
+    epoch_rows,
+    object_rows,
+    starter_rows,
+)
+from benchmarks.speed_bench import STOCK, Bench
+from benchmarks.speed_encoding import batch_rows, encode_rows, rate_rows, word_rows
 from napari_clipsam.inference.devices import choose_device, resolve_precision
 from napari_clipsam.models.sam import SAM_CONFIGS
 
-__all__ = ["PEAKS", "main", "memory_rows", "peak"]
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["PARTS", "PEAKS", "main", "memory_rows", "peak"]
 
 #: Ways to encode a plane, each measured in a process of its own.
 PEAKS = ("nothing", "stock", "micro-sam", "fp32", "fast")
-STOCK = "SamPredictor.set_image"
+PARTS: dict[str, Callable[[Bench], list[Row]]] = {
+    "rates": rate_rows,
+    "encode": encode_rows,
+    "batch": batch_rows,
+    "words": word_rows,
+    "clicks": click_rows,
+    "objects": object_rows,
+    "epoch": epoch_rows,
+    "agreement": agreement_rows,
+    "starter": starter_rows,
+}
 
 
 def memory_rows(words: list[str]) -> list[Row]:

@@ -15,7 +15,10 @@ from benchmarks import speed
 from benchmarks.measuring import NO_GPU, Setting
 from benchmarks.networks import Networks, grid_boxes
 from benchmarks.peers import NO_MICRO_SAM
-from benchmarks.speed_rows import PARTS, Bench, encode_rows, object_rows
+from benchmarks.speed import PARTS
+from benchmarks.speed_answers import object_rows
+from benchmarks.speed_bench import Bench
+from benchmarks.speed_encoding import encode_rows
 from napari_clipsam.models.clip import ClipConfig
 
 CPU = torch.device("cpu")
