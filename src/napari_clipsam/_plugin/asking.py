@@ -122,7 +122,7 @@ class Asking:
     ) -> None:
         """Ask the model; a newer question takes the place of this one."""
         ask = Ask(self._to.focus.reader(), key, prompts, target, previous)
-        if self._to.stacks.progress is None:
+        if self._to.progress is None:
             self._to.update(busy=Progress(f"Looking for {prompts.text or 'the object'}"))
         self._awaited = ask
         then = partial(self._on_answer, ask, adds)
@@ -133,7 +133,7 @@ class Asking:
                 urgency,
                 on_value=then,
                 on_error=self._to.on_error,
-                on_stop=lambda: self._to.update(busy=self._to.stacks.progress),
+                on_stop=lambda: self._to.update(busy=self._to.progress),
             )
         )
 
@@ -176,7 +176,7 @@ class Asking:
                 prompts.text, answer, value.seconds, self._to.focus.where(key), note
             ),
             hint=wording.no_match(prompts.text or "", answer) if missing else None,
-            busy=self._to.stacks.progress,
+            busy=self._to.progress,
         )
         self._to.do(f"{what} {prompts.text or ''}".strip(), draft)
         self._to.stacks.seen(key, sum(answer.seconds.values()) or value.seconds)

@@ -17,15 +17,16 @@ from napari_clipsam._plugin.asking import Asking
 from napari_clipsam._plugin.chosen import Chosen
 from napari_clipsam._plugin.engine import Engine, Loaded, Setup
 from napari_clipsam._plugin.exporting import export_work
+from napari_clipsam._plugin.file_jobs import KIND, FolderJob, StackFileJob
 from napari_clipsam._plugin.focus import Focus
 from napari_clipsam._plugin.importing import avoid_llvm_clash
 from napari_clipsam._plugin.runner import Job, Runner, Urgency
-from napari_clipsam._plugin.stack_jobs import StackJobs
+from napari_clipsam._plugin.stack_jobs import WRITING, StackJobs
 from napari_clipsam._plugin.state import DockState, ExportKind, Hint, Progress, Target, Tool
 from napari_clipsam.errors import ClipSamError, PlaneError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from napari.components import ViewerModel
@@ -86,6 +87,7 @@ class SegmentController:
         self.focus = Focus(viewer, settings)
         self.asking = Asking(self)
         self.stacks = StackJobs(self)
+        self.stack_file, self.folder = StackFileJob(self), FolderJob(self)
         self.is_loaded = False
         self._closed = False
         # Until the user says otherwise, each word goes to the layer it went to before.
@@ -174,7 +176,7 @@ class SegmentController:
         self.focus.hide_similarity()
         if self.keeper.state.draft:
             self.do("clear", ())
-        self.update(answer="", hint=None, busy=self.stacks.progress)
+        self.update(answer="", hint=None, busy=self.progress)
         self.sync()
 
     def undo(self) -> None:
@@ -212,6 +214,18 @@ class SegmentController:
         """Look for the word in all slices of the range."""
         self.guarded(self.stacks.segment)
 
+    def want_file(self) -> None:
+        """Ask where the labels of the whole stack shall go."""
+        self.update(file_wanted=self.state.file_wanted + 1)
+
+    def segment_into(self, path: Path) -> None:
+        """Write the word's labels in all slices of the range to a file, as they come."""
+        self.guarded(lambda: self._into_disk(lambda: self.stack_file.begin(path)))
+
+    def segment_folder(self, images: Sequence[Path], output: Path) -> None:
+        """Find the word in all images of a folder, or in some images."""
+        self.guarded(lambda: self._into_disk(lambda: self.folder.begin(images, output)))
+
     def propagate(self) -> None:
         """Follow the objects of the preview through the slices of the range."""
         self.guarded(self.stacks.propagate)
@@ -219,7 +233,7 @@ class SegmentController:
     def stop(self) -> None:
         """End what runs; what is finished is kept."""
         self.asking.drop()
-        for kind in ("stack", "export"):
+        for kind in ("stack", "export", KIND):
             self.runner.stop(kind)
 
     def open_object(self, key: str) -> None:
@@ -247,6 +261,12 @@ class SegmentController:
             "target-object": partial(self.set_target, "object"),
             "restore": self._restore,
             "discard": self._discard,
+            "into-file": self.want_file,
+            "go-on": lambda: self._into_disk(self.stack_file.go_on, needs_word=False),
+            "forget": self.stack_file.forget,
+            "go-on-folder": lambda: self._into_disk(self.folder.go_on, needs_word=False),
+            "forget-folder": self.folder.forget,
+            "open-results": self.folder.open_results,
             "teach": partial(commands.teach_word, self.viewer, self.state.word),
         }
         self.guarded(actions[action])
@@ -316,6 +336,11 @@ class SegmentController:
         return self.settings().setup(self.state.model, self.state.adapter, self.clip)
 
     @property
+    def progress(self) -> Progress | None:
+        """How far the long job is that runs."""
+        return self.stacks.progress or self.stack_file.progress or self.folder.progress
+
+    @property
     def origin(self) -> drafts.Origin:
         """What new objects are made from."""
         return drafts.Origin(self.focus.name, self.state.model, self.state.adapter, self.clip)
@@ -327,7 +352,7 @@ class SegmentController:
 
     def on_error(self, error: ClipSamError) -> None:
         """Show an error; the plugin goes on."""
-        self.update(hint=wording.error_hint(error), busy=self.stacks.progress)
+        self.update(hint=wording.error_hint(error), busy=self.progress)
 
     # -- reactions ---------------------------------------------------------------------------------
 
@@ -341,6 +366,14 @@ class SegmentController:
         self._on_slice()
         self._offer_lost()
 
+    def _into_disk(self, begin: Callable[[], None], needs_word: bool = True) -> None:
+        """Begin what writes to disk; what fills the preview ends."""
+        if self.stack_file.progress or self.folder.progress:
+            self.update(hint=WRITING)
+        elif not needs_word or self.stacks.is_asked():
+            self.stacks.settle()
+            begin()
+
     def _use_tool(self, tool: Tool) -> None:
         self.focus.use_tool(tool)
         self.update(tool=tool, hint=None)
@@ -351,7 +384,8 @@ class SegmentController:
 
     def _switch(self, former_clip: str = "", **setup: str) -> None:
         """Change model or adapter: what runs with the former one ends first."""
-        self.runner.stop("stack")
+        for kind in ("stack", KIND):
+            self.runner.stop(kind)
         former = {name: getattr(self.state, name) for name in ("model", "adapter", "device")}
         former["known_words"] = self.state.known_words
         self.update(**setup, device="", known_words=(), hint=None)
@@ -488,6 +522,8 @@ class SegmentController:
         lost = self.keeper.recorder.lost()
         if lost and not (self.keeper.undo_text or self.keeper.redo_text):
             self.update(hint=wording.restore_hint(lost))
+        elif self.state.hint is None and self.progress is None:
+            self.guarded(lambda: self.stack_file.offer() or self.folder.offer())
 
     def _discard(self) -> None:
         self.keeper.recorder.discard_lost()
@@ -504,7 +540,7 @@ class SegmentController:
         work = export_work(self.keeper, kind, path, self.state.keep_into)
 
         def done() -> None:
-            self.update(busy=self.stacks.progress, answer=f"written: {path.name}")
+            self.update(busy=self.progress, answer=f"written: {path.name}")
 
         self.update(busy=Progress(f"Writing {path.name}", can_stop=False))
         self.runner.submit(Job("export", work, Urgency.STACK, on_done=done, on_error=self.on_error))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import pint
 from napari.layers import Image
 
 from napari_clipsam._plugin.placement import (
@@ -324,6 +325,14 @@ class LayerImage:
         return tuple(
             float(lengths[axis]) * unit_factor(units[axis], units[-1]) for axis in self._axes
         )
+
+    def spacing_um(self, axes: tuple[int, int, int]) -> dict[str, float]:
+        """Micrometres a pixel along three of the D axes, called Z, Y and X; empty where unknown."""
+        registry = pint.get_application_registry()
+        one = unit_factor(self.layer.units[-1], registry.Unit("micrometer"))
+        if registry.Unit("micrometer").dimensionality != self.layer.units[-1].dimensionality:
+            return {}
+        return {k: self.spacing[axis] * one for k, axis in zip("ZYX", axes, strict=True)}
 
     @property
     def unit(self) -> str:

@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
+from napari_clipsam._machine import memory, size_text
 from napari_clipsam._plugin import drafts, wording
 from napari_clipsam._plugin.engine import Loaded
 from napari_clipsam._plugin.runner import Job, Urgency
@@ -34,8 +35,11 @@ if TYPE_CHECKING:
     from napari_clipsam.planes import Plane
     from napari_clipsam.session.objects import PlaneKey, SessionObject
 
-__all__ = ["StackJobs"]
+__all__ = ["WRITING", "StackJobs"]
 
+# Of the layer, and of masks that are one byte a pixel in their boxes, where they fill the slice.
+_BYTES_A_VOXEL = 2
+WRITING = Hint("Labels are being written to disk. Wait for that, or stop it first.")
 _STOPPED = "; stopped, what is finished is there"
 
 
@@ -80,12 +84,12 @@ class StackJobs:
         text = f"~{wording.duration(slowest * (last - first + 1))}" if known else ""
         self._to.update(estimate=text)
 
-    def segment(self) -> None:
-        """Look for the word in every slice of the range."""
+    def is_asked(self) -> bool:
+        """Whether there is a word to find in many slices or images; if not, says what to do."""
         to = self._to
         if not to.state.word:
             to.update(hint=Hint("Type what to look for in the stack, for example nuclei."))
-            return
+            return False
         if to.state.target == "object":
             to.update(
                 hint=Hint(
@@ -94,6 +98,17 @@ class StackJobs:
                     (("target-instances", "Every one"),),
                 )
             )
+            return False
+        return True
+
+    def segment(self) -> None:
+        """Look for the word in every slice of the range; too many are offered a file."""
+        to = self._to
+        if not self.is_asked():
+            return
+        too_large = self._too_large()
+        if too_large is not None:
+            to.update(hint=too_large)
             return
         read, at, axis = self._planes()
         first, last = to.state.z_range
@@ -164,6 +179,9 @@ class StackJobs:
         name: Callable[[Any], str],
     ) -> None:
         self.settle()
+        if self._to.progress is not None:
+            self._to.update(hint=WRITING)
+            return
         to, started, self._steps = self._to, time.perf_counter(), []
         self._names.clear()
         self._base = None
@@ -242,6 +260,20 @@ class StackJobs:
         if value.z in seeds.get(value.key, {}):
             return lambda draft: draft
         return partial(drafts.with_follower, value.key, at(value.z), value.found)
+
+    def _too_large(self) -> Hint | None:
+        """What to do where memory cannot hold a preview of the range."""
+        focus, (first, last) = self._to.focus, self._to.state.z_range
+        height, width = focus.reader().plane_shape(focus.key())
+        needed, free = height * width * (last - first + 1) * _BYTES_A_VOXEL, memory().free
+        if free is None or needed <= free:
+            return None
+        return Hint(
+            f"A preview of {last - first + 1} slices of {height} x {width} may take "
+            f"{size_text(needed)} of memory; {size_text(free)} are free. Write the labels to a "
+            "file, or choose fewer slices.",
+            (("into-file", "Into a file..."),),
+        )
 
     def _planes(self) -> tuple[Callable[[int], Plane], Callable[[int], PlaneKey], int]:
         """Reads slices by number on a worker, names them, and the axis they are numbered along."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from psygnal import SignalInstance
@@ -103,6 +104,8 @@ class DockState:
         What the buttons would do; "" when they can do nothing.
     word_wanted : int
         Grows when the user asks for the word field by its key; the dock goes there then.
+    file_wanted : int
+        Grows when the user wants the stack's labels in a file; the dock asks where then.
     stack_axis : str
         Name of the axis that slices are numbered along.
     z_extent : int
@@ -143,6 +146,7 @@ class DockState:
     label_layers: tuple[Choice, ...] = ()
     overwrite: bool = False
     word_wanted: int = 0
+    file_wanted: int = 0
     stack_axis: str = "z"
     z_extent: int = 0
     z_range: tuple[int, int] = (0, 0)
@@ -182,6 +186,8 @@ class Controls(Protocol):
     def set_overwrite(self, overwrite: bool) -> None: ...
     def set_z_range(self, first: int, last: int) -> None: ...
     def segment_stack(self) -> None: ...
+    def segment_into(self, path: Path) -> None: ...
+    def segment_folder(self, images: Sequence[Path], output: Path) -> None: ...
     def propagate(self) -> None: ...
     def stop(self) -> None: ...
     def open_object(self, key: str) -> None: ...

@@ -249,7 +249,7 @@ class TeachController:
     def is_segmenting(self) -> bool:
         """Whether a stack is being segmented."""
         segment = commands.controller_in(self.viewer)
-        return segment is not None and segment.stacks.progress is not None
+        return segment is not None and segment.progress is not None
 
     def go_to(self, pair: Pair, number: int, label: bool = False) -> None:
         """Show a slice; to label it, let its labels be the active layer.

@@ -50,6 +50,7 @@ class SegmentDock(Dock):
         super().__init__(viewer, controls)
         self._has_image = False
         self._word_wanted = controls.state.word_wanted
+        self._file_wanted = controls.state.file_wanted
         self._made_for: tuple[object, ...] = ()  # what buttons were made for, the last time
         self.welcome = WelcomeSection(self.ask, controls)
         self.search = FindSection(self.ask, controls, KEYS)
@@ -87,6 +88,9 @@ class SegmentDock(Dock):
         if state.word_wanted != self._word_wanted:
             self._word_wanted = state.word_wanted
             self.search.word.setFocus()
+        if state.file_wanted != self._file_wanted:
+            self._file_wanted = state.file_wanted
+            QTimer.singleShot(0, self.stack.ask_for_file)
 
     def showEvent(self, event: QShowEvent | None) -> None:
         """Start in the word field."""

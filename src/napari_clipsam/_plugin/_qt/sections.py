@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -67,6 +68,8 @@ _TOOLS: tuple[tuple[Tool, str, str], ...] = (
     ("lasso", "lasso", "Draw around it"),
     ("scribble", "scribble", "Draw a line over it"),
 )
+_VOLUME = ".ome.zarr"
+_IMAGES = "Images (*.tif *.tiff *.png *.jpg *.jpeg *.bmp)"
 # Letters of average width in a line from which two fields, or a label and more, fit side by side
 _TWO_FIELDS, _BESIDE = 76, 66
 _EXPORTS: tuple[tuple[ExportKind, str, str], ...] = (
@@ -246,9 +249,14 @@ class StackSection(QWidget):
 
     def __init__(self, ask: Ask, controls: Controls, keys: Keys) -> None:
         super().__init__()
+        self._ask, self._controls = ask, controls
         self.z_range = RangeRow("Whole stack  z")
         self.segment = button(
             "Segment stack", "Look for the word in all these slices", keys.get("stack", "")
+        )
+        self.into = button(
+            "Into a file...",
+            "Look for the word in all these slices and write the labels to a file, however large",
         )
         self.follow = button(
             "Follow object", "Follow the preview through these slices", keys.get("follow", "")
@@ -257,10 +265,11 @@ class StackSection(QWidget):
         self.progress = ProgressRow(keys)
         self.z_range.changed.connect(partial(ask, controls.set_z_range))
         on_click(self.segment, ask, controls.segment_stack)
+        self.into.clicked.connect(self.ask_for_file)
         on_click(self.follow, ask, controls.propagate)
         self.progress.stopped.connect(partial(ask, controls.stop))
         self._stack = QWidget()
-        buttons = wrapped([self.segment, self.follow, self.estimate], spacing=6)
+        buttons = wrapped([self.segment, self.into, self.follow, self.estimate], spacing=6)
         stacked(self._stack, Line(), self.z_range, buttons)
         stacked(self, self._stack, self.progress)
 
@@ -273,6 +282,16 @@ class StackSection(QWidget):
         self.estimate.setText(state.estimate)
         self.estimate.setVisible(bool(state.estimate))
         self.progress.show_progress(state.busy)
+
+    def ask_for_file(self) -> None:
+        """Ask where the labels shall go, and begin."""
+        word = re.sub(r"[^\w.-]+", "_", self._controls.state.word) or "labels"
+        name, _ = QFileDialog.getSaveFileName(
+            self, "Labels of the whole stack as OME-Zarr", word + _VOLUME, f"OME-Zarr (*{_VOLUME})"
+        )
+        if name:
+            stem = name.removesuffix(_VOLUME).removesuffix(".zarr")
+            self._ask(self._controls.segment_into, Path(stem + _VOLUME))
 
 
 class ObjectsSection(QWidget):
@@ -325,16 +344,23 @@ class FileSection(QWidget):
         for kind, words, ending in _EXPORTS:
             menu.addAction(words, partial(self._export, kind, words, ending))
         self.export.setMenu(menu)
+        self.folder = button("Folder", "Find the word in many images, and write their labels")
+        menu = QMenu(self.folder)
+        menu.addAction("Apply to a folder of images...", self._apply_to_folder)
+        menu.addAction("Apply to some images...", self._apply_to_some)
+        self.folder.setMenu(menu)
         row = QHBoxLayout(self)
         row.setContentsMargins(0, 0, 0, 0)
         row.setSpacing(4)
         row.addWidget(self.project)
         row.addWidget(self.export)
+        row.addWidget(self.folder)
 
     def show_state(self, state: DockState) -> None:
         """There is something to export or to run again once there are objects."""
         self.export.setEnabled(bool(state.objects))
         self._again.setEnabled(bool(state.objects) and state.busy is None)
+        self.folder.setEnabled(bool(state.images))
 
     def _save(self) -> None:
         if folder := QFileDialog.getExistingDirectory(self, "Folder to save the project in"):
@@ -343,6 +369,19 @@ class FileSection(QWidget):
     def _open(self) -> None:
         if folder := QFileDialog.getExistingDirectory(self, "Folder of a saved project"):
             self._ask(self._controls.open_project, Path(folder))
+
+    def _apply_to_folder(self) -> None:
+        if folder := QFileDialog.getExistingDirectory(self, "Folder of images"):
+            self._apply([Path(folder)])
+
+    def _apply_to_some(self) -> None:
+        names, _ = QFileDialog.getOpenFileNames(self, "Images", "", _IMAGES)
+        if names:
+            self._apply([Path(name) for name in names])
+
+    def _apply(self, images: list[Path]) -> None:
+        if output := QFileDialog.getExistingDirectory(self, "Folder for the labels"):
+            self._ask(self._controls.segment_folder, images, Path(output))
 
     def _export(self, kind: ExportKind, words: str, ending: str) -> None:
         title, kinds = words.rstrip("."), f"{ending} (*{ending})"
