@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +16,8 @@ from bright import BrightSegmenter, Run, squares
 from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
 
+from napari_clipsam._machine import Memory
+from napari_clipsam._pyramid import LabelPyramid
 from napari_clipsam.planes import read_labels
 
 IMAGE, LABELS = squares()
@@ -154,6 +159,9 @@ def test_what_was_made_for_one_word_is_kept_for_others(
         (("--text", "nuclei", "-o", "out.png"), "no name for a volume"),
         (("--text", "nuclei", "-o", "none/out.tif"), "does not exist"),
         (("--text", "nuclei", "--axes", "TCQ"), "axes"),
+        (("--text", "nuclei", "--workers", "2", "--scheduler", "tcp://a:1"), "Give one of them"),
+        (("--point", "1,8,8", "--workers", "2"), "Marked objects"),
+        (("--text", "nuclei", "--workers", "0"), "--workers"),
     ],
 )
 def test_what_cannot_work_is_refused_before_a_model_is_loaded(
@@ -193,3 +201,101 @@ def test_a_result_is_replaced_only_when_asked(
     done = run(*words)
     assert done.status == 2 and "exists already" in done.err
     assert run(*words, "--overwrite").status == 0
+
+
+def test_planes_of_different_shapes_are_refused(run: Run, tmp_path: Path) -> None:
+    mixed = tmp_path / "mixed.tif"
+    with tifffile.TiffWriter(mixed) as file:
+        for height in (60, 60, 50):
+            file.write(np.zeros((height, 80), np.uint8), metadata=None)
+    done = run("volume", mixed, "--text", "nuclei", "-o", tmp_path / "out.tif")
+    assert done.status == 2 and done.err.count("\n") == 1
+    assert "planes of different shapes: 60 x 80 and 50 x 80" in done.err
+
+
+def test_a_disk_that_holds_too_little_is_refused(
+    run: Run, stack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=100))
+    done = run("volume", stack, "--text", "nuclei", "-o", tmp_path / "out.tif")
+    assert done.status == 2 and done.err.count("\n") == 1 and "Free some space" in done.err
+    assert not (tmp_path / "out.tif").exists()
+
+
+def test_a_disk_that_is_full_on_the_way_keeps_what_is_finished(
+    run: Run,
+    bright: BrightSegmenter,
+    stack: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write = LabelPyramid.write
+
+    def full(self: LabelPyramid, held: tuple[int, ...], plane: NDArray) -> None:
+        if held == (3,):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(self, held, plane)
+
+    words = ("volume", stack, "--text", "nuclei", "-o", tmp_path / "out.tif")
+    monkeypatch.setattr(LabelPyramid, "write", full)
+    done = run(*words)
+    assert done.status == 2 and "finished are kept" in done.err.splitlines()[-1]
+    monkeypatch.setattr(LabelPyramid, "write", write)
+    asked = len(bright.asked)
+    assert run(*words).status == 0
+    # Of the two planes that were left neither shows anything.
+    assert len(bright.asked) == asked
+    assert_array_equal(labels_in(tmp_path / "out.tif"), tifffile.imread(stack) > 127)
+
+
+def test_what_the_rest_takes_is_told_once_some_planes_are_done(
+    run: Run, bright: BrightSegmenter, stack: Path, tmp_path: Path
+) -> None:
+    done = run("volume", stack, "--text", "nuclei", "-o", tmp_path / "out.tif")
+    told = [line for line in done.err.splitlines() if line.startswith("The rest takes about ")]
+    assert len(told) == 1 and told[0].endswith("on disk.")
+
+
+def test_more_workers_than_memory_holds_are_refused(
+    run: Run, stack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("napari_clipsam.cli._volume.memory", lambda: Memory(2 << 30, 1 << 30))
+    words = ("--text", "nuclei", "--workers", "4", "--device", "cpu", "-o", tmp_path / "out.tif")
+    done = run("volume", stack, *words)
+    assert done.status == 2 and "Use at most 2." in done.err
+
+
+def test_a_scheduler_that_cannot_be_reached_is_refused(
+    run: Run, stack: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("distributed")
+    words = ("--text", "nuclei", "--scheduler", "nonsense", "-o", tmp_path / "out.tif")
+    done = run("volume", stack, *words)
+    assert done.status == 2 and done.out == ""
+    assert "No scheduler answers at nonsense" in done.err and done.err.count("\n") == 1
+    assert not list(tmp_path.glob(".out*"))
+
+
+def test_without_distributed_workers_are_refused(
+    run: Run, stack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    words = ("--text", "nuclei", "--workers", "1", "--device", "cpu", "-o", tmp_path / "out.tif")
+    done = run("volume", stack, *words)
+    assert done.status == 2 and "pip install" in done.err
+
+
+def test_workers_give_what_one_process_gives(
+    run: Run, stack: Path, tmp_path: Path, tiny: list[object]
+) -> None:
+    pytest.importorskip("distributed")
+    words = ("volume", stack, "--text", "nuclei", "--target", "instances", *tiny)
+    alone = run(*words, "-o", tmp_path / "alone.tif", "--json", tmp_path / "alone.json")
+    shared = run(
+        *words, "--workers", 1, "-o", tmp_path / "shared.tif", "--json", tmp_path / "shared.json"
+    )
+    assert (alone.status, shared.status) == (0, 0), shared.err
+    assert shared.out == alone.out.replace("alone", "shared")
+    assert_array_equal(labels_in(tmp_path / "shared.tif"), labels_in(tmp_path / "alone.tif"))
+    told = [json.loads((tmp_path / f"{n}.json").read_text()) for n in ("alone", "shared")]
+    assert told[0] | {"output": ""} == told[1] | {"output": ""}

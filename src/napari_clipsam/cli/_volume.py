@@ -145,6 +145,7 @@ def _here(
         shelf=None if shelf is None else Shelf(*shelf),
     )
     maker = _Maker(segmenter.model.name, segmenter.adapter_name, str(segmenter.device))
+    print(f"{estimate.planes}.", file=sys.stderr)
     counts: dict[str, int] = {}
     for one in marked:
         path = outputs[one.word]
@@ -182,7 +183,8 @@ def _on_workers(
         reached = cluster.local_cluster(options.workers)
     with reached as client:
         ready = cluster.prepare(client, recipe, task)
-        print(f"{plural(len(ready), 'worker')} ready.", file=sys.stderr)
+        workers = plural(len(ready), "worker")
+        print(f"{estimate.planes}; {workers} ready.", file=sys.stderr)
         maker = _Maker(ready[0].model, ready[0].adapter, ready[0].device)
         steps = cluster.segment_volume_on(client, recipe, task, outputs, options.overwrite, ready)
         with closing(steps):
@@ -262,10 +264,11 @@ def _open(options: VolumeSegmentation) -> Stack:
     path = options.stack.resolve() if options.shares_out else options.stack
     stack = open_image(path, axes, channels)
     for shape in getattr(stack.source, "other_shapes", ()):
-        if tuple(shape)[-2:] != stack.plane_shape:
+        if shape[-2:] != stack.plane_shape:
+            one, other = (f"{high} x {wide}" for high, wide in (stack.plane_shape, shape[-2:]))
             raise PlaneError(
-                f"{options.stack} has planes of different shapes: {stack.plane_shape} and "
-                f"{tuple(shape)[-2:]}. Save those of one shape as a stack of their own."
+                f"{options.stack} has planes of different shapes: {one} and {other}. Save those of "
+                "one shape as a stack of their own."
             )
     if not stack.plane_axes:
         raise PlaneError(f"{options.stack} is one plane, not a stack. Use `segment` for it.")
@@ -285,6 +288,11 @@ def _shelf(folder: Path | None) -> tuple[str, int] | None:
 class _Estimate:
     """Refuses what the disk cannot hold, and says what the rest takes once a few planes are done.
 
+    Attributes
+    ----------
+    planes : str
+        How many there are, for people.
+
     Raises
     ------
     OutputError
@@ -303,8 +311,7 @@ class _Estimate:
                 "folder."
             )
         height, width = layout.shape[-2:]
-        planes = plural(len(task.indices), "plane")
-        print(f"{planes} of {height} x {width}.", file=sys.stderr)
+        self.planes = f"{plural(len(task.indices), 'plane')} of {height} x {width}"
 
     def __call__(self, step: VolumeProgress) -> str | None:
         """What to say after a step."""
