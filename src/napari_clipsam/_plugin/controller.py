@@ -535,6 +535,7 @@ class SegmentController:
             self.keeper.open_project(path)
         self._on_layers()
         self.sync()
+        self._offer_lost()
 
     def _export(self, kind: ExportKind, path: Path) -> None:
         work = export_work(self.keeper, kind, path, self.state.keep_into)

@@ -248,6 +248,29 @@ def test_a_control_that_goes_leaves_the_focus_to_no_other(
 # ---------------------------------------------------------------- what can be asked for
 
 
+def test_where_files_go_is_asked_for(
+    qtbot: QtBot, make_dock: MakeDock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dock, controls = make_dock(FULL)
+    names = iter(["a/found", "a/found.ome.zarr", ""])
+    folders = iter(["in", "out", "out"])
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *args: (next(names), ""))
+    monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *args: next(folders))
+    monkeypatch.setattr(QFileDialog, "getOpenFileNames", lambda *args: (["a.tif", "b.tif"], ""))
+    click(qtbot, dock.stack.into)
+    controls.show(replace(FULL, file_wanted=1))
+    qtbot.waitUntil(lambda: len(controls.calls) == 2)
+    click(qtbot, dock.stack.into)
+    for action in dock.files.folder.menu().actions():
+        action.trigger()
+    assert controls.calls == [
+        ("segment_into", Path("a/found.ome.zarr")),
+        ("segment_into", Path("a/found.ome.zarr")),
+        ("segment_folder", [Path("in")], Path("out")),
+        ("segment_folder", [Path("a.tif"), Path("b.tif")], Path("out")),
+    ]
+
+
 def test_the_wheel_scrolls_and_changes_nothing(qtbot: QtBot, make_dock: MakeDock) -> None:
     dock, controls = make_dock(FULL)
     dock.resize(320, 200)
