@@ -216,6 +216,24 @@ def stack(session: Session) -> None:
     session.picture("stack-followed")
 
 
+def stack_file(session: Session) -> None:
+    """Labels of a stack in a file, stopped on the way."""
+    image = session.open("nuclei_stack")
+    session.viewer.layers["nuclei stack labels"].visible = False
+    session.find("nuclei")
+    session.look_for("instances")
+    session.key(Qt.Key.Key_K, Qt.KeyboardModifier.ShiftModifier)
+    with tempfile.TemporaryDirectory() as folder:
+        controller = session.controller
+        controller.set_z_range(10, 30)
+        controller.segment_into(Path(folder) / "nuclei.ome.zarr")
+        wait(lambda: (now := controller.stack_file.progress) is not None and now.done > 5)
+        press(session.dock.stack.progress.stop_button)
+        wait(lambda: controller.state.busy is None)
+        session.viewer.dims.set_point(0, image.data_to_world((12, 0, 0))[0])
+        session.picture("stack-file")
+
+
 def volume(session: Session) -> None:
     """Every nucleus of a stack, with one number through all slices, in 3D and as a table."""
     session.open("nuclei_stack")
@@ -358,6 +376,7 @@ SESSIONS = {
     "first-minutes": first_minutes,
     "no-match": no_match,
     "stack": stack,
+    "stack-file": stack_file,
     "volume": volume,
     "large": large,
     "teach": teach,
