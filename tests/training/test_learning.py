@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import gc
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -108,3 +110,15 @@ def test_the_average_follows(model: LoadedModel) -> None:
     now = learner.material.adapter.mask_decoder.iou_token.weight
     average = learner.average.mask_decoder.iou_token.weight
     assert 0 < (average - start).norm() < (now - start).norm()
+
+
+def test_what_was_counted_is_let_go() -> None:
+    outputs = []
+
+    def work() -> None:
+        output = torch.ones(8, requires_grad=True).exp()  # keeps its own result for the gradient
+        outputs.append(weakref.ref(output))
+
+    assert bytes_kept(work, []) == 4 * 8
+    gc.collect()
+    assert outputs[0]() is None

@@ -162,7 +162,8 @@ def bytes_kept(work: Callable[[], object], networks: Sequence[nn.Module]) -> int
             kept[storage.data_ptr()] = storage.nbytes()
             # An address may be used again once its tensor is gone.
             alive.append(storage)
-        return tensor
+        # An output that keeps itself would never be let go.
+        return tensor.detach()
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         work()
