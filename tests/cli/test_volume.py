@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+import signal
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -299,3 +302,26 @@ def test_workers_give_what_one_process_gives(
     assert_array_equal(labels_in(tmp_path / "shared.tif"), labels_in(tmp_path / "alone.tif"))
     told = [json.loads((tmp_path / f"{n}.json").read_text()) for n in ("alone", "shared")]
     assert told[0] | {"output": ""} == told[1] | {"output": ""}
+
+
+def test_an_interrupt_stops_workers_at_once_and_keeps_what_is_finished(
+    tmp_path: Path, tiny: list[object]
+) -> None:
+    pytest.importorskip("distributed")
+    planes = np.random.default_rng(0).integers(0, 255, (2000, 48, 64), dtype=np.uint8)
+    tifffile.imwrite(tmp_path / "deep.tif", planes, imagej=True, metadata={"axes": "ZYX"})
+    command = [sys.executable, "-c", "import sys; from napari_clipsam.cli import main; "]
+    command[-1] += "sys.exit(main())"
+    command += ["volume", str(tmp_path / "deep.tif"), "--text", "nuclei", "--workers", "1"]
+    command += ["-o", str(tmp_path / "out.tif"), *map(str, tiny)]
+    # As a terminal does: all processes of the command are interrupted.
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stderr is not None
+    while not process.stderr.readline().startswith("The rest takes"):
+        assert process.poll() is None
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (130, "", "error: Stopped.\n")
+    assert json.loads((tmp_path / ".out.tif.part" / "state.json").read_text())["done"] >= 2

@@ -11,6 +11,7 @@ import importlib.metadata
 import logging
 import os
 import pickle
+import signal
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -432,11 +433,17 @@ def _start(workers: int) -> Any:
             return LocalCUDACluster(**common)
     from distributed import LocalCluster
 
-    return LocalCluster(**common, worker_dashboard_address=None)
+    quiet = ["napari_clipsam.inference.cluster_signals"]
+    return LocalCluster(**common, worker_dashboard_address=None, preload=quiet)
 
 
 def _end(client: Client, cluster: Any) -> None:
-    """End client and processes; what they still do is wanted by nobody."""
+    """End client and processes; what they still do is wanted by nobody, and not waited for."""
+    for nanny in cluster.workers.values():
+        nanny.auto_restart = False
+        if nanny.pid:
+            with suppress(ProcessLookupError):
+                os.kill(nanny.pid, getattr(signal, "SIGKILL", signal.SIGTERM))
     for close in (client.close, cluster.close):
         with suppress(Exception):
             close(timeout=1)
