@@ -23,6 +23,7 @@ OTHERS = {
     "uv": {"venv", "pip"},
     "conda": {"create", "activate"},
     "bioimageio": {"test"},
+    "dask": {"scheduler", "worker"},
     "napari": set(),
     "source": None,
 }
