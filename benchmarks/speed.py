@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.measuring import (
     CLOCKS,
+    NO_GPU,
     Row,
     Setting,
     environment,
@@ -50,6 +51,8 @@ if TYPE_CHECKING:
 
 __all__ = ["PARTS", "PEAKS", "main", "memory_rows", "peak"]
 
+#: Options that measure what a CPU cannot tell.
+ON_GPU = "--device cuda --turns 5"
 #: Ways to encode a plane, each measured in a process of its own.
 PEAKS = ("nothing", "stock", "micro-sam", "fp32", "fast")
 PARTS: dict[str, Callable[[Bench], list[Row]]] = {
@@ -140,6 +143,8 @@ def main(argv: list[str] | None = None) -> None:
         f"{load()} after."
     )
     text = f"{about}\n\n{table(rows)}"
+    if any(row.value == NO_GPU for row in rows):
+        text += f"\n\nWhere there is a GPU: `python benchmarks/speed.py {ON_GPU}`."
     print(text)
     if options.out:
         options.out.write_text(text + "\n", encoding="utf-8")

@@ -101,9 +101,12 @@ def test_the_command_prints_what_was_measured_where(
     monkeypatch.setattr(speed.Networks, "random", lambda *_: nets)
     monkeypatch.setattr(speed.MicroSam, "is_there", lambda: False)
     out = tmp_path / "speed.md"
-    speed.main(["--device", "cpu", "--turns", "1", "--only", "objects", "--out", str(out)])
+    speed.main(
+        ["--device", "cpu", "--turns", "1", "--only", "objects", "clicks", "--out", str(out)]
+    )
     printed = capsys.readouterr().out
     assert "without micro-sam" in printed and "100 objects" in printed
+    assert f"python benchmarks/speed.py {speed.ON_GPU}" in printed
     assert out.read_text() == printed
     speed.main(["--device", "cpu", "--peak", "nothing"])
     assert json.loads(capsys.readouterr().out) > 0
