@@ -25,7 +25,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.measuring import CLOCKS, Row, compared, environment, load, run_apart, seconds, table
-from benchmarks.networks import WORD, Networks, open_clip_vit
+from benchmarks.networks import CLIP, WORD, Networks, open_clip_vit
 from benchmarks.peers import NO_MICRO_SAM, MicroSam
 from benchmarks.volume_runs import Job, from_json, run, write_stack
 from napari_clipsam.inference.devices import choose_device
@@ -206,10 +206,12 @@ def main(argv: list[str] | None = None) -> None:
             print(f"{name} ...", file=sys.stderr, flush=True)
             rows += PARTS[name](plan)
     micro = MicroSam.version() if MicroSam.is_there() else "without micro-sam"
+    asked = ""
+    if "engines" in parts:
+        asked = f"{planes} planes of {side} x {side}, random ViT-B and open_clip {CLIP}, {micro}; "
     text = (
-        f"{environment(device, options.clock)}; {options.turns} turns; {planes} planes of {side} x "
-        f"{side} with random ViT-B and open_clip ViT-B-16, precision {options.precision}; {micro}; "
-        f"load {before} before and {load()} after.\n\n{table(rows)}"
+        f"{environment(device, options.clock)}; {options.turns} turns; {asked}precision "
+        f"{options.precision}; load {before} before and {load()} after.\n\n{table(rows)}"
     )
     print(text)
     if options.out:
