@@ -22,7 +22,7 @@ def test_a_stack_goes_into_a_file_while_one_clicks(
     make_user: Callable[..., User], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     one, labels = synthetic_nuclei((128, 128), (0.5, 0.5), n_nuclei=9, seed=3)
-    depth = 14
+    depth = 8
     stack = np.stack([np.roll(one, z, axis=0) for z in range(depth)])
     user = make_user(stack, scale=(1, 0.5, 0.5), units=("um",) * 3)
     controller, dock = user.controller, user.dock
