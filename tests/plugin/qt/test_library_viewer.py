@@ -99,10 +99,10 @@ def test_a_model_is_got_stopped_gone_on_with_used_and_deleted(
     with Heart() as heart:
         press(user.bot, dock.buttons.get)
         user.wait(lambda: part_file(NAME).exists() and bool(dock.arrivals.rows))
-        row = dock.arrivals.rows[key]
-        user.wait(lambda: row.isVisible() and "MB" in row.label.text())
+        rows = dock.arrivals.rows
+        user.wait(lambda: key in rows and rows[key].isVisible() and "MB" in rows[key].label.text())
         start = time.monotonic()
-        press(user.bot, row.stop_button)
+        press(user.bot, rows[key].stop_button)
         user.wait(lambda: not state().downloads)
         stopped_after = time.monotonic() - start
         user.wait(lambda: status(dock, key) == "begun")
