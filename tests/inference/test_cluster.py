@@ -21,7 +21,7 @@ from napari_clipsam.adapters.base import AdapterConfig
 from napari_clipsam.adapters.files import save_adapter
 from napari_clipsam.adapters.inject import build_adapter
 from napari_clipsam.errors import ConfigError, PlaneError, WeightsError
-from napari_clipsam.inference import cluster
+from napari_clipsam.inference import cluster, cluster_processes
 from napari_clipsam.inference.cluster import Recipe, prepare, segment_volume_on
 from napari_clipsam.inference.instances import InstanceSettings
 from napari_clipsam.inference.volume import VolumeTask, segment_volume
@@ -201,7 +201,7 @@ def test_a_scheduler_without_workers_is_said_to_have_none(
 
 
 def test_a_scheduler_that_cannot_be_reached_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "_REACH", 0.5)
+    monkeypatch.setattr(cluster_processes, "_REACH", 0.5)
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         address = f"tcp://127.0.0.1:{unused.getsockname()[1]}"

@@ -8,18 +8,21 @@ is fetched at once: one that dies costs the planes it was at.
 from __future__ import annotations
 
 import importlib.metadata
-import logging
-import os
 import pickle
-import signal
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from queue import Empty, Queue
 from typing import TYPE_CHECKING, Any
 
 from napari_clipsam.errors import ClipSamError, ConfigError, OutOfMemory, PlaneError
+from napari_clipsam.inference.cluster_processes import (
+    TRIES,
+    join_cluster,
+    local_cluster,
+    threads_each,
+)
 from napari_clipsam.inference.cluster_worker import (
     About,
     Block,
@@ -52,87 +55,10 @@ _BLOCK = 8
 _SHARES = 4
 # Blocks under way for each worker: one to work on, one to begin with at once.
 _UNDER_WAY = 2
-# Seconds to reach a scheduler, and to wait for the first worker or for the last to come back.
-_REACH, _PATIENCE = 5.0, 60.0
-# How often a block is tried again, after a worker died or failed in a way nobody foresaw.
-_TRIES = 3
+# Seconds to wait for the first worker, or for the last one to come back.
+_PATIENCE = 60.0
 # A pickled stack that is larger holds pixels.
 _LARGEST_ORDER = 10 << 20
-
-
-@contextmanager
-def local_cluster(workers: int) -> Iterator[Client]:
-    """Start worker processes on this machine; they end with the block.
-
-    Where CUDA and dask-cuda are there, dask-cuda starts them, each with a GPU of its own.
-
-    Parameters
-    ----------
-    workers : int
-
-    Yields
-    ------
-    distributed.Client
-
-    Raises
-    ------
-    ConfigError
-        distributed is not installed, or no process could be started.
-    """
-    _require_distributed()
-    import dask
-    from distributed import Client
-
-    # The limit that the scheduler takes for a worker's fault; ours are restarted.
-    settings = {"distributed.scheduler.allowed-failures": _TRIES}
-    with _hushed(), dask.config.set(settings):
-        try:
-            cluster = _start(workers)
-        except (OSError, RuntimeError, TimeoutError) as error:
-            raise ConfigError(
-                f"{workers} worker processes could not be started ({error}). Use fewer workers, or "
-                "none."
-            ) from error
-        client = Client(cluster)
-        try:
-            yield client
-        finally:
-            _end(client, cluster)
-
-
-@contextmanager
-def join_cluster(address: str) -> Iterator[Client]:
-    """Reach a scheduler that runs already.
-
-    Parameters
-    ----------
-    address : str
-        For example ``tcp://node1:8786``.
-
-    Yields
-    ------
-    distributed.Client
-
-    Raises
-    ------
-    ConfigError
-        distributed is not installed, or the scheduler cannot be reached.
-    """
-    _require_distributed()
-    from distributed import Client
-
-    with _hushed():
-        try:
-            client = Client(address, timeout=_REACH, name=_PACKAGE)
-        except (OSError, ValueError, RuntimeError, TimeoutError) as error:
-            raise ConfigError(
-                f"No scheduler answers at {address}. Check the address and that `dask scheduler` "
-                "runs there."
-            ) from error
-        try:
-            yield client
-        finally:
-            client.close(timeout=1)
 
 
 def prepare(client: Client, recipe: Recipe, task: VolumeTask) -> list[About]:
@@ -276,7 +202,7 @@ def _shared_out(
             most = _UNDER_WAY * max(1, len(client.scheduler_info(n_workers=-1)["workers"]))
             while begun < min(turn + most, len(borders)):
                 future = client.submit(
-                    find_block, order, *borders[begun], made_of, pure=False, retries=_TRIES
+                    find_block, order, *borders[begun], made_of, pure=False, retries=TRIES
                 )
                 under_way[begun] = future
                 future.add_done_callback(fetch(begun))
@@ -332,7 +258,7 @@ def _explained(error: BaseException, what: str) -> ClipSamError:
 
     if isinstance(error, KilledWorker):
         return OutOfMemory(
-            f"{what}: {_TRIES} workers died over it, most likely for lack of memory. Use fewer "
+            f"{what}: {TRIES} workers died over it, most likely for lack of memory. Use fewer "
             "workers or a smaller model; the planes that are finished are kept."
         )
     if isinstance(error, CancelledError):
@@ -403,64 +329,3 @@ def _order(recipe: Recipe, task: VolumeTask) -> bytes:
             "by its path."
         )
     return order
-
-
-def _require_distributed() -> None:
-    try:
-        import distributed  # noqa: F401
-    except ImportError as error:
-        raise ConfigError(
-            "Workers need dask's distributed. Install it with `pip install napari-clipsam[cluster]`"
-            ", or leave --workers and --scheduler out."
-        ) from error
-
-
-def _start(workers: int) -> Any:
-    """A cluster on this machine, without limits of memory that would pause or kill workers."""
-    import torch
-
-    common: dict[str, Any] = {
-        "n_workers": workers,
-        "threads_per_worker": 1,
-        "dashboard_address": None,
-        "memory_limit": 0,
-        "silence_logs": logging.CRITICAL,
-    }
-    if torch.cuda.is_available() and workers <= torch.cuda.device_count():
-        with suppress(ImportError):
-            from dask_cuda import LocalCUDACluster
-
-            return LocalCUDACluster(**common)
-    from distributed import LocalCluster
-
-    quiet = ["napari_clipsam.inference.cluster_signals"]
-    return LocalCluster(**common, worker_dashboard_address=None, preload=quiet)
-
-
-def _end(client: Client, cluster: Any) -> None:
-    """End client and processes; what they still do is wanted by nobody, and not waited for."""
-    for nanny in cluster.workers.values():
-        nanny.auto_restart = False
-        if nanny.pid:
-            with suppress(ProcessLookupError):
-                os.kill(nanny.pid, getattr(signal, "SIGKILL", signal.SIGTERM))
-    for close in (client.close, cluster.close):
-        with suppress(Exception):
-            close(timeout=1)
-
-
-@contextmanager
-def _hushed() -> Iterator[None]:
-    """Keep distributed's log off the terminal: what matters is raised."""
-    logger = logging.getLogger("distributed")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
-
-
-def threads_each(workers: int) -> int:
-    """Threads for each of several processes of this machine."""
-    return max(1, (os.cpu_count() or 1) // workers)

@@ -1,0 +1,158 @@
+"""The processes that share out a stack: started here, or reached where they run."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+from napari_clipsam.errors import ConfigError
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+__all__ = ["TRIES", "join_cluster", "local_cluster", "threads_each"]
+
+#: How often a block is tried again, after a worker died or failed in a way nobody foresaw.
+TRIES = 3
+# Seconds to reach a scheduler.
+_REACH = 5.0
+
+
+@contextmanager
+def local_cluster(workers: int) -> Iterator[Client]:
+    """Start worker processes on this machine; they end with the block.
+
+    Where CUDA and dask-cuda are there, dask-cuda starts them, each with a GPU of its own.
+
+    Parameters
+    ----------
+    workers : int
+
+    Yields
+    ------
+    distributed.Client
+
+    Raises
+    ------
+    ConfigError
+        distributed is not installed, or no process could be started.
+    """
+    _require_distributed()
+    import dask
+    from distributed import Client
+
+    # The limit that the scheduler takes for a worker's fault; ours are restarted.
+    settings = {"distributed.scheduler.allowed-failures": TRIES}
+    with _hushed(), dask.config.set(settings):
+        try:
+            cluster = _start(workers)
+        except (OSError, RuntimeError, TimeoutError) as error:
+            raise ConfigError(
+                f"{workers} worker processes could not be started ({error}). Use fewer workers, or "
+                "none."
+            ) from error
+        client = Client(cluster)
+        try:
+            yield client
+        finally:
+            _end(client, cluster)
+
+
+@contextmanager
+def join_cluster(address: str) -> Iterator[Client]:
+    """Reach a scheduler that runs already.
+
+    Parameters
+    ----------
+    address : str
+        For example ``tcp://node1:8786``.
+
+    Yields
+    ------
+    distributed.Client
+
+    Raises
+    ------
+    ConfigError
+        distributed is not installed, or the scheduler cannot be reached.
+    """
+    _require_distributed()
+    from distributed import Client
+
+    with _hushed():
+        try:
+            client = Client(address, timeout=_REACH, name="napari-clipsam")
+        except (OSError, ValueError, RuntimeError, TimeoutError) as error:
+            raise ConfigError(
+                f"No scheduler answers at {address}. Check the address and that `dask scheduler` "
+                "runs there."
+            ) from error
+        try:
+            yield client
+        finally:
+            client.close(timeout=1)
+
+
+def _require_distributed() -> None:
+    try:
+        import distributed  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(
+            "Workers need dask's distributed. Install it with `pip install napari-clipsam[cluster]`"
+            ", or leave --workers and --scheduler out."
+        ) from error
+
+
+def _start(workers: int) -> Any:
+    """A cluster on this machine, without limits of memory that would pause or kill workers."""
+    import torch
+
+    common: dict[str, Any] = {
+        "n_workers": workers,
+        "threads_per_worker": 1,
+        "dashboard_address": None,
+        "memory_limit": 0,
+        "silence_logs": logging.CRITICAL,
+    }
+    if torch.cuda.is_available() and workers <= torch.cuda.device_count():
+        with suppress(ImportError):
+            from dask_cuda import LocalCUDACluster
+
+            return LocalCUDACluster(**common)
+    from distributed import LocalCluster
+
+    quiet = ["napari_clipsam.inference.cluster_signals"]
+    return LocalCluster(**common, worker_dashboard_address=None, preload=quiet)
+
+
+def _end(client: Client, cluster: Any) -> None:
+    """End client and processes; what they still do is wanted by nobody, and not waited for."""
+    for nanny in cluster.workers.values():
+        nanny.auto_restart = False
+        if nanny.pid:
+            with suppress(ProcessLookupError):
+                os.kill(nanny.pid, getattr(signal, "SIGKILL", signal.SIGTERM))
+    for close in (client.close, cluster.close):
+        with suppress(Exception):
+            close(timeout=1)
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """Keep distributed's log off the terminal: what matters is raised."""
+    logger = logging.getLogger("distributed")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def threads_each(workers: int) -> int:
+    """Threads for each of several processes of this machine."""
+    return max(1, (os.cpu_count() or 1) // workers)
