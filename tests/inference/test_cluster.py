@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import dask
 import numpy as np
 import pytest
 import tifffile
@@ -186,6 +187,14 @@ def test_a_cluster_that_runs_is_joined_and_left_running(
     with cluster.join_cluster(client.scheduler.address) as joined:
         assert next(segment_volume_on(joined, recipe, task, {WORD: tmp_path / "a.tif"})).done == 1
     assert client.run(os.getpid)
+
+
+def test_what_else_is_read_with_dask_stays_in_this_process(client: Any) -> None:
+    where = dask.delayed(os.getpid)
+    assert where().compute() == os.getpid()
+    with cluster.join_cluster(client.scheduler.address):
+        assert where().compute() == os.getpid()
+    assert where().compute() == os.getpid()
 
 
 def test_a_scheduler_without_workers_is_said_to_have_none(

@@ -45,8 +45,13 @@ def local_cluster(workers: int) -> Iterator[Client]:
     import dask
     from distributed import Client
 
-    # The limit that the scheduler takes for a worker's fault; ours are restarted.
-    settings = {"distributed.scheduler.allowed-failures": TRIES}
+    settings = {
+        # The limit that the scheduler takes for a worker's fault; ours are restarted.
+        "distributed.scheduler.allowed-failures": TRIES,
+        # dask has each process give memory back at once, and networks, which ask for the same
+        # again and again, take twice the time.
+        "distributed.nanny.pre-spawn-environ": {},
+    }
     with _hushed(), dask.config.set(settings):
         try:
             cluster = _start(workers)
@@ -55,7 +60,7 @@ def local_cluster(workers: int) -> Iterator[Client]:
                 f"{workers} worker processes could not be started ({error}). Use fewer workers, or "
                 "none."
             ) from error
-        client = Client(cluster)
+        client = Client(cluster, set_as_default=False)
         try:
             yield client
         finally:
@@ -85,7 +90,7 @@ def join_cluster(address: str) -> Iterator[Client]:
 
     with _hushed():
         try:
-            client = Client(address, timeout=_REACH, name="napari-clipsam")
+            client = Client(address, timeout=_REACH, name="napari-clipsam", set_as_default=False)
         except (OSError, ValueError, RuntimeError, TimeoutError) as error:
             raise ConfigError(
                 f"No scheduler answers at {address}. Check the address and that `dask scheduler` "
