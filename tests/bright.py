@@ -47,7 +47,7 @@ class BrightSegmenter:
 
     def __init__(self, name: str = "bright", adapter: str = "lamp", seed: int = 0) -> None:
         network = SimpleNamespace(identity="light")
-        self.model = SimpleNamespace(name=name, sam=network, clip=network)
+        self.model = SimpleNamespace(name=name, clip_name="torch", sam=network, clip=network)
         info = SimpleNamespace(threshold=0.5, words=("nuclei",))
         self.adapter = SimpleNamespace(info=info, state_dict=dict)
         self.adapter_name, self.device, self.seed = adapter, torch.device("cpu"), seed

@@ -59,7 +59,8 @@ def test_two_folders_by_text(
     assert (found["n_planes"], found["n_objects"]) == (2, 8)
     assert "ap50" not in found and found["seconds_per_plane"] > 0
     assert [plane["mean_iou"] for plane in found["per_plane"]] == pytest.approx([1, half], abs=1e-6)
-    assert (found["model"], found["adapter"], found["device"]) == ("bright", "lamp", "cpu")
+    made_with = [found[name] for name in ("model", "adapter", "clip", "device")]
+    assert made_with == ["bright", "lamp", "torch", "cpu"]
     assert f"{found['mean_iou']:.3f}" in done.out
 
 

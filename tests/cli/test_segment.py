@@ -77,7 +77,8 @@ def test_a_real_run_with_a_real_network(
     mask = tifffile.imread(out)
     assert mask.dtype == np.uint8 and mask.shape == (60, 80)
     found = json.loads(report.read_text())
-    assert found["model"] == "sam.safetensors" and found["adapter"] == "adapter"
+    made_with = (found["model"], found["adapter"], found["clip"])
+    assert made_with == ("sam.safetensors", "adapter", "clip.safetensors")
     assert found["threshold"] == 0.25 and 0 <= found["presence"] <= 1
     assert found["match"] == bool(found["presence"] >= 0.25 and mask.any())
     assert set(found["seconds"]) == {"trunk", "signals", "head", "decode"}
@@ -177,6 +178,7 @@ def test_the_report_holds_what_was_done(
     expected = {
         "model": "bright",
         "adapter": "lamp",
+        "clip": "torch",
         "device": "cpu",
         "text": "nuclei",
         "target": "instances",

@@ -75,6 +75,7 @@ def test_instances_have_one_number_through_the_slices(
         "output": "",
         "model": "bright",
         "adapter": "lamp",
+        "clip": "torch",
         "device": "cpu",
         "text": "nuclei",
         "target": "instances",

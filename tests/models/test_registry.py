@@ -265,7 +265,7 @@ def test_a_clip_is_imported_as_architecture_and_tag(
     assert (found.kind, found.architecture, found.installed) == ("clip", TINY, True)
     assert clips()[-1] == found and found not in models()
     model = load_model(str(file), clip=f"{TINY}:mine")
-    assert model.clip.identity == tiny_clip(5).identity
+    assert (model.clip.identity, model.clip_name) == (tiny_clip(5).identity, f"{TINY}:mine")
     assert uninstall(f"{TINY}:mine") == found.file and not found.file.exists()
     assert clips()[-1].name != found.name
 
@@ -392,8 +392,9 @@ def test_the_starter_with_another_clip_has_no_adapter(starter: Path, tmp_path: P
     model = load_model("starter", clip=str(tmp_path / "clip.safetensors"))
 
     assert model.clip.identity == tiny_clip(7).identity
-    assert model.adapter_path is None
-    assert load_model("starter", clip="starter").adapter_path is not None
+    assert (model.adapter_path, model.clip_name) == (None, "clip.safetensors")
+    model = load_model("starter", clip="starter")
+    assert model.adapter_path is not None and model.clip_name == "starter"
 
 
 @pytest.mark.parametrize("weights", ["/data/weights.pt", "C:\\weights.pt"])
@@ -412,6 +413,7 @@ def test_a_clip_of_open_clip_may_be_a_file(
 
     assert asked == [("ViT-B-16", weights)]
     assert model.clip.identity == tiny_clip(3).identity
+    assert model.clip_name == f"ViT-B-16:{Path(weights).name}"
 
 
 @pytest.mark.parametrize("choice", ["ViT-B-16", "", ":openai"])

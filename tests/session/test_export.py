@@ -215,6 +215,8 @@ def test_coco_has_an_image_for_each_slice_and_a_category_for_each_word(tmp_path:
     assert first["object_id"] == second["object_id"] == 5 and third["category_id"] == 2
     assert [one["image_id"] for one in content["annotations"]] == [1, 2, 3]
     assert len({one["id"] for one in content["annotations"]}) == 3
+    made_with = [first[name] for name in ("model", "adapter", "clip")]
+    assert made_with == ["starter", "none", "ViT-B-16:openai"]
 
 
 # ---------------------------------------------------------------- labels

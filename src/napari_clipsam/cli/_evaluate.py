@@ -82,6 +82,7 @@ def run(options: Measurement) -> None:
         described = {
             "model": segmenter.model.name,
             "adapter": segmenter.adapter_name,
+            "clip": segmenter.model.clip_name,
             "device": str(segmenter.device),
             **result.to_json(),
         }

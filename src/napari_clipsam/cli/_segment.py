@@ -241,6 +241,7 @@ def _describe(
         "output": str(job.output),
         "model": segmenter.model.name,
         "adapter": segmenter.adapter_name,
+        "clip": segmenter.model.clip_name,
         "device": str(segmenter.device),
         "text": prediction.text,
         "target": prediction.target,

@@ -80,6 +80,7 @@ class _Maker(NamedTuple):
 
     model: str
     adapter: str
+    clip: str
     device: str
 
 
@@ -144,7 +145,8 @@ def _here(
         cache_bytes=_CACHE,
         shelf=None if shelf is None else Shelf(*shelf),
     )
-    maker = _Maker(segmenter.model.name, segmenter.adapter_name, str(segmenter.device))
+    model = segmenter.model
+    maker = _Maker(model.name, segmenter.adapter_name, model.clip_name, str(segmenter.device))
     print(f"{estimate.planes}.", file=sys.stderr)
     counts: dict[str, int] = {}
     for one in marked:
@@ -185,7 +187,7 @@ def _on_workers(
         ready = cluster.prepare(client, recipe, task)
         workers = plural(len(ready), "worker")
         print(f"{estimate.planes}; {workers} ready.", file=sys.stderr)
-        maker = _Maker(ready[0].model, ready[0].adapter, ready[0].device)
+        maker = _Maker(ready[0].model, ready[0].adapter, ready[0].clip, ready[0].device)
         steps = cluster.segment_volume_on(client, recipe, task, outputs, options.overwrite, ready)
         with closing(steps):
             return maker, _watched(steps, estimate)

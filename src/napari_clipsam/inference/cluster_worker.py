@@ -87,7 +87,7 @@ class About:
     Attributes
     ----------
     address : str
-    model, adapter, device : str
+    model, adapter, clip, device : str
         For people.
     made_of : dict of str to dict
         For each word all that its labels depend on.
@@ -96,6 +96,7 @@ class About:
     address: str
     model: str
     adapter: str
+    clip: str
     device: str
     made_of: Mapping[str, Mapping[str, Any]]
 
@@ -160,7 +161,8 @@ def introduce(order: bytes) -> About | Trouble:
         except ClipSamError as error:
             return Trouble(_address(), error)
         one = bench.segmenter
-        return About(_address(), one.model.name, one.adapter_name, str(one.device), bench.made_of)
+        names = (one.model.name, one.adapter_name, one.model.clip_name, str(one.device))
+        return About(_address(), *names, bench.made_of)
 
 
 def find_block(

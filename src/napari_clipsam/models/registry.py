@@ -52,12 +52,15 @@ class LoadedModel:
         What words go through.
     adapter_path : Path or None
         Adapter that was trained with exactly these networks.
+    clip_name : str
+        As it was asked for, a file's without its folder.
     """
 
     name: str
     sam: Sam
     language: Clip | ClipFile
     adapter_path: Path | None
+    clip_name: str = "in memory"
 
     @property
     def clip(self) -> Clip:
@@ -238,10 +241,10 @@ def load_model(
     else:
         path, name = _find(name_or_file)
     # The language side is quicker to refuse than the weights of a large SAM are to read.
-    language = _load_language("starter" if clip is None else clip)
+    language, clip_name = _load_language("starter" if clip is None else clip)
     sam = load_sam(path, input_size)
     own = name == "starter" and clip in (None, "starter")
-    return LoadedModel(name, sam, language, _shipped("adapter") if own else None)
+    return LoadedModel(name, sam, language, _shipped("adapter") if own else None, clip_name)
 
 
 def starter_file(part: str) -> Path:
@@ -259,19 +262,21 @@ def _shipped(part: str) -> Path:
     return path
 
 
-def _load_language(choice: str) -> Clip | ClipFile:
+def _load_language(choice: str) -> tuple[Clip | ClipFile, str]:
+    """What words go through, and its name."""
     if choice == "starter":
-        return ClipFile(_shipped("clip"))
+        return ClipFile(_shipped("clip")), choice
     architecture, colon, weights = choice.partition(":")
     # One letter before the colon is a drive.
     if colon and len(architecture) > 1 and not Path(choice).is_file():
         from napari_clipsam.models.pretrained import load_open_clip
 
         if is_file(weights):
-            return load_open_clip(architecture, weights)
-        return load_open_clip(architecture, _ready(_entry(choice)), weights)
+            name = f"{architecture}:{Path(weights).name}"
+            return load_open_clip(architecture, weights), name
+        return load_open_clip(architecture, _ready(_entry(choice)), weights), choice
     if is_file(choice):
-        return load_clip(choice)
+        return load_clip(choice), Path(choice).name
     raise WeightsError(
         f"'{choice}' is no CLIP. Give starter, ARCH:TAG or ARCH:FILE (e.g. ViT-B-16:openai), or "
         "the path of a CLIP's file."

@@ -131,7 +131,7 @@ def write_coco(
 
     Masks are run lengths, column by column, as pycocotools reads them. `plane` of an image names
     the slice; `object_id` of an annotation is the object's value in the labels, the same in every
-    slice.
+    slice, beside the names of the model, adapter and CLIP it was made with.
 
     Parameters
     ----------
@@ -171,7 +171,7 @@ def write_coco(
             )
             if mask.area:
                 found = _annotation(len(annotations) + 1, image, category, mask)
-                annotations.append({**found, "object_id": one.label})
+                annotations.append({**found, "object_id": one.label, **_made_with(one)})
     content = {
         "info": {"description": "Exported by napari-clipsam"},
         "images": list(images.values()),
@@ -270,6 +270,10 @@ def _annotation(
         "iscrowd": 0,
         "score": round(float(mask.score), 4),
     }
+
+
+def _made_with(one: SessionObject) -> dict[str, str]:
+    return {"model": one.model, "adapter": one.adapter, "clip": one.clip}
 
 
 def _run_lengths(mask: ObjectMask, height: int, width: int) -> list[int]:
