@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,13 @@ def test_commands_are_made_of_what_there_is(page: Path, words: list[str]) -> Non
         known = OTHERS[name]
         assert known is None or not rest or rest[0] in known
         check_requirements(rest)
+
+
+@pytest.mark.parametrize("page", ALL, ids=name_of)
+def test_commands_within_a_sentence_are_made_of_what_there_is(page: Path) -> None:
+    for text in re.findall(rf"(?<!`)`{OURS} ([^`]+)`(?!`)", page.read_text("utf-8")):
+        if "COMMAND" not in text:
+            parse(shlex.split(text))
 
 
 def parse(words: list[str]) -> None:
