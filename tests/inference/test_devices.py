@@ -18,6 +18,7 @@ from napari_clipsam.inference.devices import (
     memory_guard,
     require_finite,
     resolve_precision,
+    training_dtype,
 )
 
 CPU, CUDA, MPS = torch.device("cpu"), torch.device("cuda"), torch.device("mps")
@@ -75,9 +76,9 @@ def test_a_device_that_is_not_there_is_refused(
 @pytest.mark.parametrize(
     ("device", "capability", "dtype"),
     [
-        (CPU, (0, 0), torch.float32),
         (MPS, (0, 0), torch.float32),
-        (CUDA, (7, 5), torch.float32),
+        (CUDA, (6, 1), torch.float32),
+        (CUDA, (7, 5), torch.float16),
         (CUDA, (8, 0), torch.bfloat16),
     ],
 )
@@ -87,6 +88,7 @@ def test_precision_follows_the_device(
     capability: tuple[int, int],
     dtype: torch.dtype,
 ) -> None:
+    monkeypatch.delenv("NAPARI_CLIPSAM_PRECISION")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
 
     assert resolve_precision("auto", device) == dtype
@@ -94,9 +96,50 @@ def test_precision_follows_the_device(
     assert resolve_precision("fp32", device) == torch.float32
 
 
-def test_an_unknown_precision_is_refused() -> None:
+@pytest.mark.parametrize("instructions", ["_is_avx512_bf16_supported", "_is_amx_tile_supported"])
+def test_a_processor_made_for_bf16_uses_it_alike_in_training(
+    monkeypatch: pytest.MonkeyPatch, instructions: str
+) -> None:
+    monkeypatch.delenv("NAPARI_CLIPSAM_PRECISION")
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda: False)
+    assert resolve_precision("auto", CPU) == training_dtype(CPU) == torch.float32
+
+    monkeypatch.setattr(torch.cpu, instructions, lambda: True)
+    assert resolve_precision("auto", CPU) == training_dtype(CPU) == torch.bfloat16
+    assert resolve_precision("fp32", CPU) == torch.float32
+
+
+def test_a_torch_that_does_not_tell_means_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NAPARI_CLIPSAM_PRECISION")
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.delattr(torch.cpu, name, raising=False)
+
+    assert resolve_precision("auto", CPU) == torch.float32
+
+
+def test_training_has_no_gradients_in_fp16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NAPARI_CLIPSAM_PRECISION", "fp16")
+
+    assert resolve_precision("auto", CUDA) == torch.float16
+    assert training_dtype(CUDA) == torch.float32
+
+
+def test_the_environment_says_what_auto_means_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("NAPARI_CLIPSAM_PRECISION", "bf16")
+
+    assert resolve_precision("auto", CPU) == torch.bfloat16
+    assert resolve_precision("fp32", CPU) == torch.float32
+
+
+def test_an_unknown_precision_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="no precision 'int8'"):
         resolve_precision("int8", CPU)
+    monkeypatch.setenv("NAPARI_CLIPSAM_PRECISION", "half")
+    with pytest.raises(ConfigError, match="no precision 'half'"):
+        resolve_precision("auto", CPU)
 
 
 def test_autocast_reduces_precision_only_where_asked_for() -> None:

@@ -15,6 +15,7 @@ from napari_clipsam.models.sam import (
     PIXEL_MEAN,
     PIXEL_STD,
     SAM_CONFIGS,
+    Decoded,
     Sam,
     SamConfig,
     decode,
@@ -155,6 +156,49 @@ def test_shapes_that_cannot_work_are_refused(changes: dict, match: str) -> None:
 
 def test_a_grid_is_counted_in_tokens() -> None:
     assert [SamConfig(input_size=size).grid for size in (512, 768, 1024)] == [32, 48, 64]
+
+
+# ---------------------------------------------------------------- precision
+
+
+def half() -> torch.autocast:
+    return torch.autocast("cpu", torch.bfloat16)
+
+
+def test_autocast_reaches_the_blocks_and_nothing_before_or_after_them() -> None:
+    sam = tiny_sam()
+    x, depth = noise(1, 3, 64, 64), sam.config.depth
+    with torch.inference_mode():
+        tokens = sam.trunk(x, 0)
+        embedding = sam.head(tokens, depth)
+        with half():
+            assert torch.equal(sam.trunk(x, 0), tokens)
+            assert torch.equal(sam.head(tokens, depth), embedding)
+            rounded = sam.trunk(x, depth)
+        exact = sam.trunk(x, depth)
+
+    assert rounded.dtype == torch.float32
+    assert not torch.equal(rounded, exact)
+    close(rounded, exact, atol=0.1, rtol=0.1)
+
+
+def test_which_mask_is_taken_does_not_depend_on_autocast() -> None:
+    sam = tiny_sam()
+    grid = sam.config.grid
+    image, masks = noise(1, 32, grid, grid), noise(2, 1, 4 * grid, 4 * grid)
+    places, points = sam.prompt_encoder.get_dense_pe(), (POINTS, LABELS)
+
+    def answer() -> Decoded:
+        sparse = embed_points(sam.prompt_encoder, *points)
+        dense = embed_masks(sam.prompt_encoder, masks, 2)
+        return decode(sam.mask_decoder, image, places, sparse, dense, None)
+
+    with torch.inference_mode():
+        wanted = answer()
+        with half():
+            found = answer()
+
+    assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
 
 
 # ---------------------------------------------------------------- positions of another size

@@ -31,10 +31,11 @@ def make(
     count: int = 1,
     cache_trunk: bool = True,
     tuning: str = "none",
+    dtype: torch.dtype = torch.float32,
 ) -> list[View]:
     config = AdapterConfig(n_conditioned=1, clip_tuning=tuning)
     adapter = build_adapter(config, model.sam, model.clip, seed=0)
-    maker = ViewMaker(model, adapter, CPU, torch.float32, cache_trunk, lambda: None)
+    maker = ViewMaker(model, adapter, CPU, dtype, cache_trunk, lambda: None)
     return list(maker.views(examples, count, 0, False))
 
 
@@ -47,6 +48,15 @@ def test_the_plain_view_is_what_the_segmenter_sees(model: LoadedModel) -> None:
     assert view.tokens is not None and view.dense is not None
     torch.testing.assert_close(view.tokens.float(), encoder.trunk(seen)[0], atol=1e-2, rtol=1e-2)
     torch.testing.assert_close(view.dense.float(), encoder.dense(seen)[0], atol=1e-2, rtol=1e-2)
+
+
+def test_half_precision_is_about_sam_as_it_is_in_use(model: LoadedModel) -> None:
+    shown = [example(0, side=48)]
+    exact, rounded = make(model, shown)[0], make(model, shown, dtype=torch.bfloat16)[0]
+
+    assert exact.dense is not None and rounded.dense is not None
+    assert torch.equal(exact.dense, rounded.dense)
+    assert not torch.equal(exact.tokens, rounded.tokens)
 
 
 def test_targets_lie_over_the_plane_and_not_over_the_padding(model: LoadedModel) -> None:

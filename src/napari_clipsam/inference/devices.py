@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -85,7 +86,10 @@ def free_memory(device: torch.device) -> int:
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype:
-    """The dtype networks run in: ``auto`` is bf16 on CUDA devices that have it, else fp32.
+    """The dtype of the blocks of SAM's encoder; all else runs in float32.
+
+    ``auto`` is bf16 on CPUs and CUDA devices that are made for it, fp16 on CUDA devices that are
+    made for that alone, else fp32; or what the environment's ``NAPARI_CLIPSAM_PRECISION`` says.
 
     Raises
     ------
@@ -93,21 +97,32 @@ def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype
         There is no such precision.
     """
     if precision == "auto":
-        # Before compute capability 8 bf16 is emulated, slower than fp32.
-        fast = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
-        precision = "bf16" if fast else "fp32"
+        precision = os.environ.get("NAPARI_CLIPSAM_PRECISION") or "auto"  # type: ignore[assignment]
+    if precision == "auto":
+        precision = _fastest(device)
     if precision not in _DTYPES:
         raise ConfigError(f"There is no precision '{precision}'. Choose auto, fp32, fp16 or bf16.")
     return _DTYPES[precision]
 
 
 def training_dtype(device: torch.device) -> torch.dtype:
-    """The dtype training runs in: bf16 on devices, CPUs among them, that are made for it."""
-    if device.type != "cpu":
-        return resolve_precision("auto", device)
-    # Private, so it may go; then training is slower and nothing else.
-    told = [getattr(torch.cpu, name, None) for name in _BF16_CPUS]
-    return torch.bfloat16 if any(ask() for ask in told if ask is not None) else torch.float32
+    """The dtype of the same blocks in training: as in use, but gradients vanish in fp16."""
+    dtype = resolve_precision("auto", device)
+    return torch.float32 if dtype == torch.float16 else dtype
+
+
+def _fastest(device: torch.device) -> Precision:
+    """The precision that a device is made for."""
+    if device.type == "cuda":
+        # What is missing is emulated, slower than fp32: bf16 before 8, fp16 before 7.
+        capability = torch.cuda.get_device_capability(device)
+        return "bf16" if capability >= (8, 0) else "fp16" if capability >= (7, 0) else "fp32"
+    if device.type == "cpu":
+        # Private, so it may go; then it is slower and nothing else.
+        told = [getattr(torch.cpu, name, None) for name in _BF16_CPUS]
+        if any(ask() for ask in told if ask is not None):
+            return "bf16"
+    return "fp32"
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:

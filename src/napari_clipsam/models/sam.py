@@ -2,8 +2,9 @@
 
 Built from `segment_anything`'s own classes. The *trunk* (patch embedding and the first blocks)
 depends on the image alone; the *head* (the remaining blocks and the neck) may be conditioned by
-block adapters that are passed in, never patched in. Batching over images needs our own call of the
-decoder's parts, since the original repeats one image's embedding for all prompts.
+block adapters that are passed in, never patched in. Autocast reaches the blocks alone. Batching
+over images needs our own call of the decoder's parts, since the original repeats one image's
+embedding for all prompts.
 """
 
 from __future__ import annotations
@@ -218,7 +219,8 @@ class Sam(nn.Module):
         Tensor, shape (B, G, G, C)
         """
         encoder = self.image_encoder
-        tokens = encoder.patch_embed(x)
+        with _full_precision(x):
+            tokens = encoder.patch_embed(x)
         if encoder.pos_embed is not None:
             tokens = tokens + encoder.pos_embed
         for block in encoder.blocks[:split]:
@@ -262,7 +264,8 @@ class Sam(nn.Module):
                 tokens = checkpoint(_run_block, block, tokens, adapter, use_reentrant=False)
             else:
                 tokens = _run_block(block, tokens, adapter)
-        return self.image_encoder.neck(tokens.permute(0, 3, 1, 2))
+        with _full_precision(tokens):
+            return self.image_encoder.neck(tokens.float().permute(0, 3, 1, 2))
 
 
 def build_decoder(config: SamConfig) -> tuple[PromptEncoder, MaskDecoder]:
@@ -317,7 +320,7 @@ def embed_points(prompt_encoder: PromptEncoder, coords: Tensor, labels: Tensor) 
     """
     size = prompt_encoder.input_image_size
     # Half precision would blur the position of a click.
-    with torch.autocast(coords.device.type, enabled=False):
+    with _full_precision(coords):
         positions = prompt_encoder.pe_layer.forward_with_coords(coords.float() + 0.5, size)
     kinds = [prompt_encoder.not_a_point_embed, *prompt_encoder.point_embeddings]
     table = torch.cat([kind.weight for kind in kinds])
@@ -328,7 +331,8 @@ def embed_points(prompt_encoder: PromptEncoder, coords: Tensor, labels: Tensor) 
 def embed_masks(prompt_encoder: PromptEncoder, masks: Tensor | None, count: int) -> Tensor:
     """Dense prompt (count, C, G, G) of masks (count, 1, 4 G, 4 G), or SAM's "no mask"."""
     if masks is not None:
-        return prompt_encoder.mask_downscaling(masks)
+        with _full_precision(masks):
+            return prompt_encoder.mask_downscaling(masks.float())
     height, width = prompt_encoder.image_embedding_size
     return prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1).expand(count, -1, height, width)
 
@@ -357,25 +361,26 @@ def decode(
         The three ambiguity-aware masks, the single one, or (None) all four.
     """
     wanted = slice(None) if multimask is None else slice(1, None) if multimask else slice(0, 1)
-    tokens = torch.cat([mask_decoder.iou_token.weight, mask_decoder.mask_tokens.weight])
-    tokens = torch.cat([tokens.expand(len(sparse), -1, -1), sparse], dim=1)
-    source = embedding + dense
-    hidden, image = two_way(
-        mask_decoder.transformer, _positions_first(source), _positions_first(image_pe), tokens
-    )
-    mask_tokens = hidden[:, 1 : 1 + mask_decoder.num_mask_tokens]
-    weights = torch.stack(
-        [
-            mask_decoder.output_hypernetworks_mlps[i](mask_tokens[:, i])
-            for i in range(mask_decoder.num_mask_tokens)[wanted]
-        ],
-        dim=1,
-    )
-    upscaled = upscale(mask_decoder.output_upscaling, image)
-    logits = masks_of(weights, upscaled, (source.shape[2], source.shape[3]))
-    iou_token = hidden[:, 0]
-    iou = mask_decoder.iou_prediction_head(iou_token)[:, wanted]
-    return Decoded(logits, iou, iou_token)
+    with _full_precision(embedding):
+        tokens = torch.cat([mask_decoder.iou_token.weight, mask_decoder.mask_tokens.weight])
+        tokens = torch.cat([tokens.expand(len(sparse), -1, -1), sparse], dim=1)
+        source = embedding + dense
+        hidden, image = two_way(
+            mask_decoder.transformer, _positions_first(source), _positions_first(image_pe), tokens
+        )
+        mask_tokens = hidden[:, 1 : 1 + mask_decoder.num_mask_tokens]
+        weights = torch.stack(
+            [
+                mask_decoder.output_hypernetworks_mlps[i](mask_tokens[:, i])
+                for i in range(mask_decoder.num_mask_tokens)[wanted]
+            ],
+            dim=1,
+        )
+        upscaled = upscale(mask_decoder.output_upscaling, image)
+        logits = masks_of(weights, upscaled, (source.shape[2], source.shape[3]))
+        iou_token = hidden[:, 0]
+        iou = mask_decoder.iou_prediction_head(iou_token)[:, wanted]
+        return Decoded(logits, iou, iou_token)
 
 
 def resize_positions(state: dict[str, Tensor], config: SamConfig) -> dict[str, Tensor]:
@@ -396,6 +401,15 @@ def resize_positions(state: dict[str, Tensor], config: SamConfig) -> dict[str, T
                 table = state[name].float().T[None]
                 state[name] = F.interpolate(table, size=2 * grid - 1, mode="linear")[0].T
     return state
+
+
+def _full_precision(x: Tensor) -> torch.autocast:
+    """No autocast, for what comes before and after the encoder's blocks.
+
+    It is a few hundredths of the work, and decides more about a mask than the blocks do: the tokens
+    that all blocks add to, the norms of the neck, and which of three masks is taken.
+    """
+    return torch.autocast(x.device.type, enabled=False)
 
 
 def _positions_first(grid: Tensor) -> Tensor:

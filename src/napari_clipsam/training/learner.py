@@ -97,17 +97,16 @@ class HeadLearner(Learner):
         seen = self._condition(batch, words, present, window)
         targets, weights = patch_targets(batch.concept, batch.known, material.model.clip.grid)
         terms["map"] = map_loss(seen.signals.cosine, targets, weights * present[:, None])
-        with autocast(material.device, material.dtype):
-            if goal != "object":
-                by_clicks = settings.concept_prompts == "clicks" or (
-                    settings.concept_prompts == "both" and material.chance(0.5)
-                )
-                terms |= concept_terms(adapter, seen, batch, by_clicks, settings.loss, generator)
-            if goal != "concept":
-                rounds = 1 + material.pick(range(_MOST_ROUNDS))
-                most = _OBJECTS["cpu" if material.device.type == "cpu" else "gpu"]
-                count = max(1, most // len(views))
-                terms |= object_terms(adapter, seen, batch, count, rounds, settings.loss, generator)
+        if goal != "object":
+            by_clicks = settings.concept_prompts == "clicks" or (
+                settings.concept_prompts == "both" and material.chance(0.5)
+            )
+            terms |= concept_terms(adapter, seen, batch, by_clicks, settings.loss, generator)
+        if goal != "concept":
+            rounds = 1 + material.pick(range(_MOST_ROUNDS))
+            most = _OBJECTS["cpu" if material.device.type == "cpu" else "gpu"]
+            count = max(1, most // len(views))
+            terms |= object_terms(adapter, seen, batch, count, rounds, settings.loss, generator)
         terms["loss"] = torch.stack([_TERMS[name] * value for name, value in terms.items()]).sum()
         return terms
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from napari_clipsam.inference.devices import autocast
 from napari_clipsam.semantics import Signals, make_signals, text_vector, valid_patches
 from napari_clipsam.training.starting import absent_words
 from napari_clipsam.training.views import Batch, View, gather
@@ -38,7 +37,7 @@ class Material:
     seed : int
     device : torch.device
     dtype : torch.dtype
-        Of the networks' arithmetic.
+        Of SAM's arithmetic; as in use, CLIP runs in float32.
     batch : int
         Views a step.
     check : callable
@@ -102,9 +101,8 @@ class Material:
         dense = batch.dense
         if dense is None:
             assert batch.pixels is not None
-            with autocast(self.device, self.dtype):
-                tuning = self.adapter.clip_tuning
-                dense = self.model.clip.dense(batch.pixels, tuning, self.check)
+            tuning = self.adapter.clip_tuning
+            dense = self.model.clip.dense(batch.pixels, tuning, self.check)
         texts = [
             text_vector(self.features[word], self.redundant, self.adapter.delta(word))
             for word in words
@@ -121,8 +119,7 @@ class Material:
             return view.dense
         pixels = gather([view]).pixels
         assert pixels is not None
-        with autocast(self.device, self.dtype):
-            return self.model.clip.dense(pixels, self.adapter.clip_tuning, self.check)[0].half()
+        return self.model.clip.dense(pixels, self.adapter.clip_tuning, self.check)[0].half()
 
     def keep_dense(self, keep_pixels: bool) -> None:
         """Compute V of all views once, after CLIP was tuned."""

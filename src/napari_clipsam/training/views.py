@@ -186,11 +186,12 @@ class ViewMaker:
         tuned = self.adapter.clip_tuning is not None
         tokens = dense = None
         normal = _normalised(pixels[None], [frame.resized])
-        with autocast(self.device, self.dtype):
-            if self.cache_trunk:
+        if self.cache_trunk:
+            with autocast(self.device, self.dtype):
                 tokens = require_finite(self.sam.trunk(normal, self.adapter.split, self.check))
-            if not tuned:
-                dense = require_finite(self.clip.dense(normal, None, self.check))
+        if not tuned:
+            # In float32 as in use, where half precision moves whole regions of a map.
+            dense = require_finite(self.clip.dense(normal, None, self.check))
         return View(
             index,
             frame.resized,
