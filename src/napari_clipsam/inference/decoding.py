@@ -11,6 +11,8 @@ from napari_clipsam.inference.devices import autocast, require_finite
 from napari_clipsam.models.sam import Decoded, decode, embed_masks, embed_points
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from numpy.typing import NDArray
     from torch import Tensor
 
@@ -24,7 +26,7 @@ __all__ = ["ObjectPrompt", "PromptDecoder"]
 _PADDING = -1
 _CORNERS = (2, 3)
 # Prompts of one batch. More fill a GPU better, but on a CPU they fall out of its caches.
-_CHUNK, _CPU_CHUNK = 64, 4
+_CHUNK, _CPU_CHUNK = 64, 2
 # Model pixels; a box may reach beyond the plane, but float32 has an end.
 _FARTHEST = 1e6
 
@@ -45,6 +47,11 @@ class ObjectPrompt(NamedTuple):
     def ambiguous(self) -> bool:
         """One click and nothing else: it may mean a part, a whole or a group."""
         return len(self.points) == 1 and self.box is None and self.mask is None
+
+    @property
+    def kind(self) -> tuple[int, bool, bool]:
+        """How many points there are, and whether a box and a mask; alike can be decoded at once."""
+        return len(self.points), self.box is not None, self.mask is not None
 
 
 class PromptDecoder:
@@ -73,25 +80,29 @@ class PromptDecoder:
 
     def object(self, embedding: Tensor, prompt: ObjectPrompt, frame: Frame) -> Decoded:
         """Decode one object; three masks after a single click, else one."""
-        xy = [frame.to_model(prompt.points)]
-        labels = [prompt.labels]
-        if prompt.box is None:
-            xy.append(np.zeros((1, 2)))
-            labels.append(np.array([_PADDING]))
-        else:
-            xy.append(frame.box_to_model(prompt.box[None]).reshape(2, 2))
-            labels.append(np.array(_CORNERS))
-        device = self.encoder.device
-        placed = np.concatenate(xy).clip(-_FARTHEST, _FARTHEST)
-        coords = torch.as_tensor(placed, dtype=torch.float32, device=device)[None]
-        kinds = torch.as_tensor(np.concatenate(labels), device=device)[None]
-        if prompt.box is None and len(prompt.points) == 0:
-            # SAM pads points only; a mask alone has no sparse prompt.
-            coords, kinds = coords[:, :0], kinds[:, :0]
-        mask = None
-        if prompt.mask is not None:
-            mask = torch.as_tensor(prompt.mask, dtype=torch.float32, device=device)[None, None]
-        return self.run(embedding, coords, kinds, mask, "object", prompt.ambiguous)
+        return next(self.objects(embedding, [prompt], frame))
+
+    def objects(
+        self, embedding: Tensor, prompts: Sequence[ObjectPrompt], frame: Frame
+    ) -> Iterator[Decoded]:
+        """Decode objects of one `ObjectPrompt.kind` in batches; gives each on its own."""
+        for first in range(0, len(prompts), self._batch):
+            some = prompts[first : first + self._batch]
+            placed = [_placed(prompt, frame) for prompt in some]
+            coords = self._tensor([xy for xy, _ in placed], torch.float32)
+            kinds = self._tensor([labels for _, labels in placed], torch.int64)
+            masks = [prompt.mask for prompt in some if prompt.mask is not None]
+            mask = self._tensor(masks, torch.float32)[:, None] if masks else None
+            found = self.run(embedding, coords, kinds, mask, "object", some[0].ambiguous)
+            for i in range(len(some)):
+                yield Decoded(*(part[i : i + 1] for part in found))
+
+    @property
+    def _batch(self) -> int:
+        return _CPU_CHUNK if self.encoder.device.type == "cpu" else _CHUNK
+
+    def _tensor(self, arrays: Sequence[NDArray], dtype: torch.dtype) -> Tensor:
+        return torch.as_tensor(np.stack(arrays), dtype=dtype, device=self.encoder.device)
 
     def points(self, embedding: Tensor, xy: Tensor) -> tuple[Tensor, Tensor]:
         """Decode N single clicks in batches.
@@ -108,7 +119,7 @@ class PromptDecoder:
         quality : Tensor, shape (N,)
         """
         logits, quality = [], []
-        for chunk in xy.split(_CPU_CHUNK if xy.device.type == "cpu" else _CHUNK):
+        for chunk in xy.split(self._batch):
             coords = torch.stack([chunk, torch.zeros_like(chunk)], dim=1)
             kinds = torch.tensor([1, _PADDING], device=xy.device).expand(len(chunk), 2)
             decoded = self.run(embedding, coords, kinds, None, "object", multimask=True)
@@ -173,3 +184,15 @@ class PromptDecoder:
                 known = prompt_encoder, prompt_encoder.get_dense_pe()
             self._grid = known
         return known[1]
+
+
+def _placed(prompt: ObjectPrompt, frame: Frame) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Points and corners (T, 2) in model pixels and their kinds (T,), padded as SAM pads them."""
+    xy, labels = frame.to_model(prompt.points), prompt.labels
+    if prompt.box is not None:
+        corners = frame.box_to_model(prompt.box[None]).reshape(2, 2)
+        xy, labels = np.concatenate([xy, corners]), np.concatenate([labels, _CORNERS])
+    elif len(prompt.points):
+        # A mask alone has no sparse prompt.
+        xy, labels = np.pad(xy, ((0, 1), (0, 0))), np.pad(labels, (0, 1), constant_values=_PADDING)
+    return xy.clip(-_FARTHEST, _FARTHEST), labels

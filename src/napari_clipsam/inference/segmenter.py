@@ -10,17 +10,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-import numpy as np
 import torch
 
 from napari_clipsam.adapters.files import load_adapter
 from napari_clipsam.adapters.inject import Adapter
-from napari_clipsam.errors import AdapterError, OutOfMemory, PlaneError, PromptError, WordError
+from napari_clipsam.errors import AdapterError, OutOfMemory, PlaneError
 from napari_clipsam.inference.checks import check_prompts, split_boxes
 from napari_clipsam.inference.concepts import ConceptFinder, shown_map
-from napari_clipsam.inference.decoding import ObjectPrompt, PromptDecoder
+from napari_clipsam.inference.decoding import PromptDecoder
 from napari_clipsam.inference.devices import (
     Precision,
     choose_device,
@@ -29,30 +28,29 @@ from napari_clipsam.inference.devices import (
     resolve_precision,
 )
 from napari_clipsam.inference.encoding import PlaneEncoder, View
-from napari_clipsam.inference.frames import concept_frames, holds, object_frame
-from napari_clipsam.inference.instances import InstanceSettings, stability
-from napari_clipsam.inference.masks import mask_prompt, object_masks
+from napari_clipsam.inference.frames import concept_frames
+from napari_clipsam.inference.instances import InstanceSettings
+from napari_clipsam.inference.objects import ObjectFinder, Wanted
 from napari_clipsam.inference.requests import ObjectMask, Prediction, PredictRequest, Target
+from napari_clipsam.inference.words import WordChooser
 from napari_clipsam.models.registry import LoadedModel, load_model
 from napari_clipsam.planes import Plane, open_image
 from napari_clipsam.prompts import Prompts
 
 if TYPE_CHECKING:
     from collections import Counter
-    from collections.abc import Callable, Hashable, Sequence
+    from collections.abc import Callable, Sequence
 
+    import numpy as np
     from numpy.typing import NDArray
-    from torch import Tensor
 
-    from napari_clipsam.geometry import Frame
     from napari_clipsam.inference.shelf import Shelf
-    from napari_clipsam.models.sam import Decoded
 
 __all__ = ["Segmenter"]
 
+T = TypeVar("T")
+
 _INSTANCES = InstanceSettings()
-# Largest logit of a mask prompt: no decoder gives more, and float32 has an end.
-_SUREST = 1e4
 
 
 class Segmenter:
@@ -120,9 +118,10 @@ class Segmenter:
         self._shelf = shelf
         self._decoder = PromptDecoder(self._encoder)
         self._concepts = ConceptFinder(self._encoder, self._decoder, instances, seed)
+        self._objects = ObjectFinder(self._encoder, self._decoder)
+        self._words = WordChooser(self._encoder)
         self._plane: Plane | None = None
         self._text: str | None = None
-        self._last_words: dict[Hashable, str] = {}
         self.adapter_name = "none"
         self.set_adapter(adapter)
 
@@ -258,25 +257,74 @@ class Segmenter:
         progress: Callable[[int, int], None] | None = None,
     ) -> Prediction:
         """Answer a frozen request; see `predict`."""
-        by_object = request.prompts.has_object or previous is not None
+        plane, prompts = request.plane, request.prompts
+        by_object = prompts.has_object or previous is not None
         target = request.target or ("object" if by_object else "concept")
-        request.prompts.check_inside(request.plane.shape)
-        check_prompts(request.prompts, target, previous, request.plane.shape)
-        word, note = self._word(request.prompts, target)
-        self._check_word(word, target)
-        try:
-            found = self._find(request, target, word, previous, progress)
-        except OutOfMemory:
-            self._encoder.clear()
-            raise
-        except (RuntimeError, TypeError) as error:
-            if not lacks_operation(error, self.device):
-                raise
-            note += self._leave_device(error)
-            found = self._find(request, target, word, previous, progress)
-        troubles = () if self._shelf is None else self._shelf.take_problems()
-        note = " ".join(part for part in (found.note, note, *troubles) if part)
-        return replace(found, seconds=dict(self._encoder.seconds), text=word, note=note)
+        if target == "object":
+            return self.answer_objects(plane, [prompts], [previous])[0]
+        word, note = self._word(plane, prompts, target, previous)
+        # Without a word it was refused.
+        assert word is not None
+        frames = concept_frames(plane.shape, self._input_size, self._squash)
+        found, moved = self._guarded(
+            lambda: self._concepts.find(plane, frames, prompts, word, target, progress)
+        )
+        seconds = dict(self._encoder.seconds)
+        return replace(found, seconds=seconds, text=word, note=self._note(found.note, note, moved))
+
+    @torch.inference_mode()
+    def answer_objects(
+        self,
+        plane: Plane,
+        prompts: Sequence[Prompts],
+        previous: Sequence[ObjectMask | None] | None = None,
+    ) -> list[Prediction]:
+        """Answer prompts for objects of one plane, several of them decoded at once.
+
+        Parameters
+        ----------
+        plane : Plane
+        prompts : sequence of Prompts
+            Of each object, or of several by a box each.
+        previous : sequence of ObjectMask or None, optional
+            For each the earlier mask that takes part; see `predict`.
+
+        Returns
+        -------
+        list of Prediction
+            As `predict` would answer each, within rounding. Each says its share of the time.
+
+        Raises
+        ------
+        PromptError, WordError, OutOfMemory
+            As `predict`.
+        """
+        said: list[tuple[str | None, str]] = []
+        wanted: list[Wanted] = []
+        counts = []
+        for one, before in zip(prompts, previous or [None] * len(prompts), strict=True):
+            word, note = self._word(plane, one, "object", before)
+            said.append((word, note))
+            singles = split_boxes(one)
+            wanted += [Wanted(single, word, before) for single in singles]
+            counts.append(len(singles))
+        found, moved = self._guarded(lambda: self._objects.find(plane, wanted))
+        seconds = self._encoder.seconds
+        answers, rest = [], iter(found)
+        for (word, note), count in zip(said, counts, strict=True):
+            masks = [next(rest) for _ in range(count)]
+            answers.append(
+                Prediction(
+                    plane.shape,
+                    "object",
+                    tuple(best for best, *_ in masks),
+                    tuple(other for _, *others in masks for other in others),
+                    text=word,
+                    seconds={name: value / len(said) for name, value in seconds.items()},
+                    note=self._note(note, moved),
+                )
+            )
+        return answers
 
     @torch.inference_mode()
     def similarity(self, plane: Plane, word: str) -> NDArray[np.float32] | None:
@@ -311,9 +359,9 @@ class Segmenter:
         """
         middle = ((plane.shape[0] - 1) / 2, (plane.shape[1] - 1) / 2)
         click = Prompts(word, [middle])
-        frame = self._object_frame(plane.shape, click)
-        word, _ = self._word(click, "object")
-        if frame.shape != plane.shape or (word is None and self._needs_word):
+        frame = self._objects.frame(plane.shape, click)
+        word, _ = self._words.choose(click, "object")
+        if frame.shape != plane.shape or (word is None and self._words.is_needed):
             return
         with memory_guard(self.device, self._encoder.dtype):
             self._encoder.object_embedding(View(plane, frame), word)
@@ -333,57 +381,44 @@ class Segmenter:
             with memory_guard(self.device, self._encoder.dtype):
                 self._encoder.encode(views, with_words=True)
 
-    def _find(
-        self,
-        request: PredictRequest,
-        target: Target,
-        word: str | None,
-        previous: ObjectMask | None,
-        progress: Callable[[int, int], None] | None,
-    ) -> Prediction:
-        plane, prompts = request.plane, request.prompts
+    def _guarded(self, find: Callable[[], T]) -> tuple[T, str]:
+        """What is found, on the CPU where the device lacks an operation, and then a note on that.
+
+        Raises
+        ------
+        OutOfMemory
+            Nothing is kept any more, so that there may be enough next time.
+        """
+        try:
+            return self._timed(find), ""
+        except OutOfMemory:
+            self._encoder.clear()
+            raise
+        except (RuntimeError, TypeError) as error:
+            if not lacks_operation(error, self.device):
+                raise
+            note = self._leave_device(error)
+            return self._timed(find), note
+
+    def _timed(self, find: Callable[[], T]) -> T:
         self._encoder.reset_clock()
         with memory_guard(self.device, self._encoder.dtype):
-            if target == "object" or word is None:
-                return self._object(plane, prompts, word, previous)
-            frames = concept_frames(plane.shape, self._input_size, self._squash)
-            return self._concepts.find(plane, frames, prompts, word, target, progress)
+            return find()
 
-    def _word(self, prompts: Prompts, target: Target) -> tuple[str | None, str]:
-        """The word that conditions the answer, and what to say about it.
+    def _word(
+        self, plane: Plane, prompts: Prompts, target: Target, previous: ObjectMask | None
+    ) -> tuple[str | None, str]:
+        """Refuse what cannot be answered; the word of the rest, and what to say about it."""
+        prompts.check_inside(plane.shape)
+        check_prompts(prompts, target, previous, plane.shape)
+        word, note = self._words.choose(prompts, target)
+        self._words.check(word, target)
+        return word, note
 
-        Where the base decodes objects, points alone are answered as well without any word, and
-        CLIP, which takes seconds to load, is not waited for. Boxes are answered better with one.
-        """
-        text = prompts.text
-        if self.adapter is None:
-            return text, ""
-        key, words = self._encoder.adapter_key, self.adapter.info.words
-        last = self._last_words.get(key, words[-1] if words else None)
-        if text is None:
-            by_points = len(prompts.boxes) == 0 and prompts.mask is None
-            if by_points and key not in self._last_words and not self._needs_word:
-                return None, ""
-            said = f"No word was given; the adapter's last one, '{last}', was used."
-            return last, said if last is not None else ""
-        if not self._encoder.unknown_words(text):
-            self._last_words[key] = text
-        elif target == "object" and last is not None:
-            return last, f"The model has not learnt '{text}'; '{last}' was used in its place."
-        return text, ""
-
-    def _check_word(self, word: str | None, target: Target) -> None:
-        if word is not None:
-            return
-        if target != "object":
-            raise PromptError(f"To find {target} a word is needed. Give a text, e.g. nuclei.")
-        if self._needs_word:
-            raise WordError("The adapter was trained for no word. Give a text, e.g. nuclei.")
-
-    @property
-    def _needs_word(self) -> bool:
-        """Whether nothing is answered without a word: an adapter decodes objects itself."""
-        return self.adapter is not None and self.adapter.config.own_objects
+    def _note(self, *parts: str) -> str:
+        """All that is to be said, the troubles of the shelf among it."""
+        troubles = () if self._shelf is None else self._shelf.take_problems()
+        return " ".join(part for part in (*parts, *troubles) if part)
 
     def _check_identity(self, adapter: Adapter) -> None:
         for what, wanted, given in (
@@ -410,71 +445,6 @@ class Segmenter:
     @property
     def _squash(self) -> bool:
         return self.adapter is not None and self.adapter.config.squash
-
-    def _object(
-        self, plane: Plane, prompts: Prompts, word: str | None, previous: ObjectMask | None
-    ) -> Prediction:
-        """One object, or one for each of several boxes."""
-        objects: list[ObjectMask] = []
-        others: list[ObjectMask] = []
-        for single in split_boxes(prompts):
-            frame, mask = self._frame_and_mask(plane, single, previous)
-            embedding = self._encoder.object_embedding(View(plane, frame), word)
-            box = single.boxes[0] if len(single.boxes) else None
-            prompt = ObjectPrompt(single.points, single.labels, box, mask)
-            decoded = self._decoder.object(embedding, prompt, frame)
-            order = self._ranks(decoded).argsort(descending=True)
-            found = object_masks(decoded.logits[0][order], decoded.iou[0][order], frame)
-            objects.append(found[0])
-            others += found[1:]
-        return Prediction(plane.shape, "object", tuple(objects), tuple(others))
-
-    def _ranks(self, decoded: Decoded) -> Tensor:
-        """What makes one mask of an ambiguous click better than another.
-
-        With an adapter, which decodes what SAM never saw, the predicted quality alone errs more
-        than times the stability of the mask (Kirillov et al., "Segment Anything", ICCV 2023, B).
-        """
-        quality = decoded.iou[0]
-        if self.adapter is None or not self.adapter.config.object_mode:
-            return quality
-        return quality.clamp(0, 1) * stability(decoded.logits[0].float())
-
-    def _object_frame(self, shape: tuple[int, int], prompts: Prompts) -> Frame:
-        """Where an object is looked for; with an adapter never below the plane's own scale."""
-        if self.adapter is None or self._squash:
-            return object_frame(shape, prompts, self._input_size, self._squash)
-        return object_frame(shape, prompts, self._input_size, whole=1.0)
-
-    def _frame_and_mask(
-        self, plane: Plane, prompts: Prompts, previous: ObjectMask | None
-    ) -> tuple[Frame, NDArray[np.float32] | None]:
-        """Where an object is looked for, and the mask prompt (M, M) for it."""
-        shape, size, mask_size = plane.shape, self._input_size, self._decoder.mask_size
-        if previous is None:
-            frame = self._object_frame(shape, prompts)
-            if prompts.mask is None:
-                return frame, None
-            mask = frame.mask_to_model(prompts.mask, mask_size)
-            if not np.isfinite(mask).all():
-                raise PromptError("The mask prompt has values beyond float32. Give smaller logits.")
-            return frame, mask.clip(-_SUREST, _SUREST)
-        fits = (
-            previous.logits is not None
-            and previous.logits.shape == (mask_size, mask_size)
-            and previous.frame is not None
-            and (previous.frame.input_size, previous.frame.squash) == (size, self._squash)
-            and holds(previous.frame, prompts, shape)
-        )
-        if fits and previous.frame is not None:
-            return previous.frame, previous.logits
-        if not previous.area:
-            if not prompts.has_object:
-                raise PromptError("The earlier mask is empty. Give a point or a box as well.")
-            return self._object_frame(shape, prompts), None
-        boxes = np.concatenate([prompts.boxes, [previous.box]])
-        frame = self._object_frame(shape, Prompts(points=prompts.points, boxes=boxes))
-        return frame, mask_prompt(previous, frame, mask_size)
 
 
 def _with_text(prompts: Prompts, text: str) -> Prompts:
