@@ -66,6 +66,7 @@ class FakeEngine(Engine):
 
     def prepare(self, setup: Setup, read: Any, keys: Any, word: str | None) -> Iterator[Any]:
         self.prepared.append((keys, word))
+        yield from self.load(setup) if self.error is None else ()
         yield None
 
     def stack(

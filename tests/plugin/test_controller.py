@@ -425,6 +425,12 @@ def test_following_needs_an_object(deep: SegmentController) -> None:
     assert hint(deep) == "Click an object in one slice first, then follow it."
 
 
+def test_the_slice_that_is_shown_is_prepared_when_the_dock_opens(deep: SegmentController) -> None:
+    keys, word = engine(deep).prepared[0]
+    assert [k[0] for k in keys] == [3] and word is None
+    assert deep.state.device == "CPU" and deep.state.hint is None
+
+
 def test_the_neighbours_of_a_slice_are_prepared(deep: SegmentController) -> None:
     deep.find("nuclei")
     keys, word = engine(deep).prepared[-1]
@@ -514,6 +520,7 @@ def test_models_and_adapters_are_swapped(flat: SegmentController) -> None:
     flat.set_adapter("none")
     flat.set_model("vit_b")
     assert [(s.model, s.adapter) for s in engine(flat).setups] == [
+        ("starter", "default"),
         ("starter", "none"),
         ("vit_b", "default"),
     ]

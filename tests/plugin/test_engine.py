@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from tiny import tiny_clip, tiny_sam
 
+from napari_clipsam._machine import Memory
+from napari_clipsam._plugin import engine as engine_module
 from napari_clipsam._plugin.engine import Engine, Lent, Setup
 from napari_clipsam.models.weights import save_clip, save_sam
 from napari_clipsam.training.budget import Probe
@@ -47,6 +49,21 @@ def test_what_teaching_needs_is_tried_out_once_for_all_budgets(
         ("starter", 3, "concept", False),
         ("starter", 3, "concept", True),
     ]
+
+
+@pytest.mark.parametrize(("model", "enough"), [("starter", 3e9), ("vit_h", 9e9)])
+def test_a_model_is_loaded_ahead_only_where_it_leaves_room(
+    model: str, enough: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = enough / 2
+    monkeypatch.setattr(engine_module, "memory", lambda: Memory(None, free))
+    asked: list[Setup] = []
+    monkeypatch.setattr(Engine, "load", lambda _, setup: asked.append(setup) or iter(()))
+    engine, setup = Engine(lambda: None), Setup(model)
+    read: Any = None
+    assert not [*engine.prepare(setup, read, (), None), *asked]
+    free = enough
+    assert not [*engine.prepare(setup, read, (), None)] and asked == [setup]
 
 
 def test_another_clip_reads_the_words_of_the_same_model(tmp_path: Path) -> None:

@@ -183,14 +183,14 @@ class Asking:
         self.prepare(key)
 
     def prepare(self, key: PlaneKey) -> None:
-        """Encode the planes beside this one while nobody waits."""
-        keys = self._to.focus.neighbours(key)
-        if self._to.is_loaded and keys:
-            work = partial(
-                self._to.engine.prepare,
-                self._to.setup,
-                self._to.focus.reader(),
-                keys,
-                self._to.state.word or None,
-            )
-            self._to.runner.submit(Job("prefetch", work, Urgency.PREFETCH))
+        """While nobody waits: load the model, encode this plane, and once asked those beside it."""
+        setup, focus = self._to.setup, self._to.focus
+        keys = focus.neighbours(key) if self._to.is_loaded else (key,)
+        word = self._to.state.word or None
+        work = partial(self._to.engine.prepare, setup, focus.reader(), keys, word)
+
+        def ready(value: Loaded | None) -> None:
+            if value is not None and value.setup == self._to.setup:
+                self._to.on_loaded(value)
+
+        self._to.runner.submit(Job("prefetch", work, Urgency.PREFETCH, on_value=ready))

@@ -301,7 +301,7 @@ class SegmentController:
             return
         self._closed = True
         self.stop()
-        for kind in ("prepare", "choices"):
+        for kind in ("prepare", "prefetch", "choices"):
             self.runner.stop(kind)
         self._disconnect()
         self.focus.close()
@@ -384,7 +384,7 @@ class SegmentController:
 
     def _switch(self, former_clip: str = "", **setup: str) -> None:
         """Change model or adapter: what runs with the former one ends first."""
-        for kind in ("stack", KIND):
+        for kind in ("stack", "prefetch", KIND):
             self.runner.stop(kind)
         former = {name: getattr(self.state, name) for name in ("model", "adapter", "device")}
         former["known_words"] = self.state.known_words

@@ -10,6 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from napari_clipsam._machine import memory
 from napari_clipsam._plugin.importing import avoid_llvm_clash
 from napari_clipsam._plugin.windows import inside, is_large, moved, moved_answer, window_for
 from napari_clipsam.inference.requests import PredictRequest
@@ -69,6 +70,11 @@ class Loaded:
     def knows(self, word: str) -> bool:
         """Whether the adapter has learnt a word, whatever its case and spacing."""
         return _plain(word) in map(_plain, self.words)
+
+
+def _spare(setup: Setup) -> float:
+    """Free memory in which a model and a plane leave room for others."""
+    return 2e9 if setup.model == "starter" else 8e9
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,8 +211,14 @@ class Engine:
         read: PlaneReader,
         keys: tuple[PlaneKey, ...],
         word: str | None,
-    ) -> Iterator[Any]:
-        """Encode planes ahead, so that the first click in each is quick."""
+    ) -> Iterator[Loaded | None]:
+        """Encode planes ahead, so that the first click in each is quick.
+
+        Where memory is short, no model is loaded before somebody asks.
+        """
+        free = memory().free
+        if setup != self._setup and free is not None and free < _spare(setup):
+            return
         yield from self.load(setup)
         for key in keys:
             if not is_large(read.plane_shape(key)):
