@@ -117,6 +117,7 @@ def test_options_that_cannot_work(
     ("options", "saying"),
     [
         (["--device", "gpu"], "There is no device 'gpu'"),
+        (["--precision", "int8"], "'int8' is not one of"),
         (["--model", "vit_x"], "There is no model 'vit_x'. Did you mean"),
         (["--model", "vit_b"], "models import vit_b FILE"),
         (["--model", "nowhere.pth"], "There is no file nowhere.pth"),

@@ -86,6 +86,19 @@ def test_a_real_run_with_a_real_network(
     assert found["n_pixels"] == np.count_nonzero(mask)
 
 
+def test_precision_reaches_the_network(
+    run: Run, image: Path, tmp_path: Path, tiny: list[object]
+) -> None:
+    report, quality = tmp_path / "out.json", {}
+    for name in ("auto", "fp32", "bf16"):
+        words = ("--point", "20,20", "-o", tmp_path / "out.tif", "--json", report, "--overwrite")
+        assert run("segment", image, *words, *tiny, "--precision", name).status == 0
+        quality[name] = json.loads(report.read_text())["scores"]
+
+    assert quality["auto"] == quality["fp32"] != quality["bf16"]
+    assert quality["bf16"] == pytest.approx(quality["fp32"], abs=0.01)
+
+
 def test_the_version_is_told(run: Run) -> None:
     assert run("--version").out == f"napari-clipsam {version('napari-clipsam')}\n"
 

@@ -23,6 +23,8 @@ from napari_clipsam.cli._options import (
     Model,
     Overwrite,
     PlaneChoice,
+    Precision,
+    PrecisionChoice,
     PromptChoice,
     Seed,
     SplitName,
@@ -203,6 +205,7 @@ def evaluate(
     ] = None,
     overwrite: Overwrite = False,
     device: Device = "auto",
+    precision: Precision = PrecisionChoice.auto,
     seed: Seed = 0,
 ) -> None:
     """Measure a model on labelled images.
@@ -232,6 +235,7 @@ def evaluate(
             sheet=sheet,
             overwrite=overwrite,
             device=device,
+            precision=precision.value,
             seed=seed,
         )
     )

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from napari_clipsam.inference.devices import Precision
     from napari_clipsam.inference.segmenter import Segmenter
     from napari_clipsam.training.evaluation import Evaluation, Question
     from napari_clipsam.training.labelled import LabelledPlane
@@ -49,6 +50,7 @@ class Measurement:
     sheet: Path | None = None
     overwrite: bool = False
     device: str = "auto"
+    precision: Precision = "auto"
     seed: int = 0
 
 
@@ -63,7 +65,12 @@ def run(options: Measurement) -> None:
     pairs = chosen_pairs(options, options.text)
     known = survey(pairs, question, axes, channels)
     segmenter = make_segmenter(
-        options.model, options.clip, options.adapter, options.device, options.seed
+        options.model,
+        options.clip,
+        options.adapter,
+        options.device,
+        options.seed,
+        precision=options.precision,
     )
     progress = Progress("plane")
 

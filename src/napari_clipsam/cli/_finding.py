@@ -16,6 +16,8 @@ from napari_clipsam.cli._options import (
     Model,
     Overwrite,
     PlaneChoice,
+    Precision,
+    PrecisionChoice,
     Seed,
     TargetChoice,
 )
@@ -62,6 +64,7 @@ def segment(
     ] = None,
     overwrite: Overwrite = False,
     device: Device = "auto",
+    precision: Precision = PrecisionChoice.auto,
     seed: Seed = 0,
 ) -> None:
     """Segment one plane of an image, or every image of a folder.
@@ -88,6 +91,7 @@ def segment(
             json=json,
             overwrite=overwrite,
             device=device,
+            precision=precision.value,
             seed=seed,
         )
     )
@@ -133,6 +137,7 @@ def volume(
     ] = None,
     overwrite: Overwrite = False,
     device: Device = "auto",
+    precision: Precision = PrecisionChoice.auto,
     seed: Seed = 0,
 ) -> None:
     """Segment a whole stack, slice by slice, however large it is.
@@ -159,6 +164,7 @@ def volume(
             json=json,
             overwrite=overwrite,
             device=device,
+            precision=precision.value,
             seed=seed,
             cache=cache,
             workers=workers,

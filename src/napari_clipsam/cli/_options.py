@@ -23,6 +23,8 @@ __all__ = [
     "Model",
     "Overwrite",
     "PlaneChoice",
+    "Precision",
+    "PrecisionChoice",
     "PromptChoice",
     "Seed",
     "SplitName",
@@ -55,6 +57,15 @@ class PromptChoice(StrEnum):
     box = "box"
 
 
+class PrecisionChoice(StrEnum):
+    """What SAM's encoder computes in."""
+
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
 class AskedBy(StrEnum):
     """What a word is asked with."""
 
@@ -77,6 +88,9 @@ AdapterChoice = Annotated[
     ),
 ]
 Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute.")]
+Precision = Annotated[
+    PrecisionChoice, typer.Option(help="auto is half precision where the device is made for it.")
+]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of all random choices.")]
 Axes = Annotated[
     str | None, typer.Option(metavar="ZYX", help="One letter a dimension, out of T C Z Y X S.")

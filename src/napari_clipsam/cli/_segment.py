@@ -25,6 +25,7 @@ from napari_clipsam.planes import Stack, open_image, parse_axes, parse_channels,
 from napari_clipsam.prompts import Prompts, parse_box, parse_point
 
 if TYPE_CHECKING:
+    from napari_clipsam.inference.devices import Precision
     from napari_clipsam.inference.requests import Prediction
     from napari_clipsam.inference.segmenter import Segmenter
     from napari_clipsam.planes import Plane
@@ -53,6 +54,7 @@ class Segmentation:
     json: Path | None = None
     overwrite: bool = False
     device: str = "auto"
+    precision: Precision = "auto"
     seed: int = 0
 
 
@@ -82,7 +84,12 @@ def run(options: Segmentation) -> None:
         # Of a folder none may turn out to be damaged when others are done.
         _check_image(asked, image, read=many)
     segmenter = make_segmenter(
-        options.model, options.clip, options.adapter, options.device, options.seed
+        options.model,
+        options.clip,
+        options.adapter,
+        options.device,
+        options.seed,
+        precision=options.precision,
     )
     progress = Progress("image" if many else "tile")
     with nothing_left_behind(plan):

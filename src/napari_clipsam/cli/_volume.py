@@ -30,6 +30,7 @@ from napari_clipsam.planes import Stack, open_image, parse_axes, parse_channels
 from napari_clipsam.prompts import Prompts
 
 if TYPE_CHECKING:
+    from napari_clipsam.inference.devices import Precision
     from napari_clipsam.inference.volume import VolumeProgress, VolumeTask
     from napari_clipsam.inference.volume_objects import ObjectTask
 
@@ -64,6 +65,7 @@ class VolumeSegmentation:
     json: Path | None = None
     overwrite: bool = False
     device: str = "auto"
+    precision: Precision = "auto"
     seed: int = 0
     cache: Path | None = None
     workers: int | None = None
@@ -142,6 +144,7 @@ def _here(
         options.adapter,
         options.device,
         options.seed,
+        precision=options.precision,
         cache_bytes=_CACHE,
         shelf=None if shelf is None else Shelf(*shelf),
     )
@@ -173,6 +176,7 @@ def _on_workers(
         None if options.clip is None else _seen_by_all(options.clip),
         adapter if adapter in ("default", None) else str(Path(str(adapter)).resolve()),
         options.device,
+        options.precision,
         seed=options.seed,
         cache_bytes=_CACHE,
         shelf=_shelf(options.cache),
