@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from napari_clipsam._plugin.controller import SegmentController
     from napari_clipsam._plugin.library import LibraryController
+    from napari_clipsam._plugin.state import Target
     from napari_clipsam._plugin.teaching import TeachController
 
     Controller: TypeAlias = SegmentController | TeachController | LibraryController
@@ -27,6 +28,7 @@ __all__ = [
     "open_teach_dock",
     "redo",
     "register",
+    "segment_stack",
     "teach_word",
     "teacher_in",
     "undo",
@@ -110,6 +112,21 @@ def find_word(viewer: Any, word: str) -> None:
         controller.find(word)
     elif controller is not None:
         controller.update(word=word)
+
+
+def segment_stack(viewer: Any, image: str, word: str, target: Target) -> None:
+    """Look for a word in all slices of an image, in the Segment dock."""
+    viewer = unwrapped(viewer)
+    open_segment_dock(viewer)
+    controller = controller_in(viewer)
+    if controller is None:
+        return
+    controller.set_image(image)
+    # Where it stays with another image, it has said why.
+    if controller.focus.name == image:
+        controller.update(target=target)
+        controller.find(word)
+        controller.segment_stack()
 
 
 def keep(viewer: "napari.viewer.Viewer") -> None:  # type: ignore[name-defined] # noqa: F821, UP037

@@ -157,17 +157,20 @@ class Material:
         return open_layer(layer, channel, self._to.settings().normalisation)
 
     def _take_up(self, opened: LayerImage | None, labels: str) -> None:
-        pair = None
+        pair = fault = None
         try:
             if opened is not None and labels:
                 pair = open_pair(self._to.viewer, opened, labels)
         except PlaneError as error:
-            self._to.on_error(error)
+            fault = error
         if pair is not None and pair.is_like(self.pair):
             return
         self.pair, self.looked, self._picked, self._tested = pair, None, None, None
         self._splits = {}
         self._watch(None if pair is None else pair.labels)
+        self._to.forgive()
+        if fault is not None:
+            self._to.on_error(fault)
         self._show()
         self._to.begin.on_other_layers()
         self.look()

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from napari_clipsam._plugin import teach_wording, wording
+from napari_clipsam._plugin import commands, teach_wording, wording
 from napari_clipsam._plugin.engine import Lent, Loaded
 from napari_clipsam._plugin.runner import Job, Urgency
 from napari_clipsam._plugin.state import Choice, Hint, Progress
@@ -15,7 +15,7 @@ from napari_clipsam._plugin.teach_lesson import Kept, Plan, Prepared, lesson
 from napari_clipsam._plugin.teach_preview import TeachPreview
 from napari_clipsam._plugin.teach_state import Curve
 from napari_clipsam._plugin.training_thread import Lesson
-from napari_clipsam.errors import ConfigError, WeightsError
+from napari_clipsam.errors import ConfigError, PlaneError, WeightsError
 from napari_clipsam.training.events import TrainEvent
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from napari_clipsam._plugin.state import Target
     from napari_clipsam._plugin.teach_pair import Pair
     from napari_clipsam._plugin.teach_state import View
     from napari_clipsam._plugin.teaching import TeachController
@@ -264,7 +265,25 @@ class TeachRun:
             outcome.record.model,
             outcome.adapter,
         )
-        self._to.update(can_use=outcome is not None and not is_used, can_roll_back=is_used)
+        by_word = outcome is not None and outcome.record.goal != "object"
+        has_stack = self._pair is not None and self._pair.axis is not None
+        self._to.update(
+            can_use=outcome is not None and not is_used,
+            can_roll_back=is_used,
+            can_segment=is_used and by_word and has_stack,
+        )
+
+    def segment_stack(self) -> None:
+        """Find what was learnt in all slices, in the Segment dock."""
+        outcome, viewer = self._outcome, self._to.viewer
+        if outcome is None or not self._to.state.can_segment:
+            return
+        record, pair = outcome.record, self._pair
+        if pair is None or pair.image.layer not in viewer.layers:
+            raise PlaneError(f"{record.image} is not open any more. Open it again.")
+        self.show_view("")
+        target: Target = "concept" if record.goal == "concept" else "instances"
+        commands.segment_stack(viewer, pair.image.layer.name, record.words[0], target)
 
     def save_again(self) -> None:
         """Try once more to put the result into the library."""

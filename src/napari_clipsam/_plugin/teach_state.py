@@ -110,6 +110,8 @@ class TeachState:
     saved_tip : str
         Where, and how it was made.
     can_use, can_roll_back, can_save, can_go_on : bool
+    can_segment : bool
+        Whether what was learnt is in use and there is a stack to find it in.
     next_slice : str
         What to label next, in words.
     can_go, has_next : bool
@@ -151,6 +153,7 @@ class TeachState:
     can_roll_back: bool = False
     can_save: bool = False
     can_go_on: bool = False
+    can_segment: bool = False
     next_slice: str = ""
     can_go: bool = False
     has_next: bool = False
@@ -186,6 +189,10 @@ class TeachControls(Protocol):
     def use(self) -> None: ...
     def roll_back(self) -> None: ...
     def save_again(self) -> None: ...
+    def segment_stack(self) -> None:
+        """Find what was learnt in all slices, in the Segment dock."""
+        ...
+
     def go(self) -> None: ...
     def skip(self) -> None: ...
     def act(self, action: str) -> None:

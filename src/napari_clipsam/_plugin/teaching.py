@@ -101,14 +101,15 @@ class TeachController:
 
     def set_image(self, name: str) -> None:
         """Learn from another image."""
-        self._guarded(lambda: self.material.set_image(name))
+        self._anew(lambda: self.material.set_image(name))
 
     def set_labels(self, name: str) -> None:
         """Learn from other labels."""
-        self._guarded(lambda: self.material.set_labels(name))
+        self._anew(lambda: self.material.set_labels(name))
 
     def set_words(self, text: str) -> None:
         """Say what the labels show; commas between several words for the same structure."""
+        self.forgive()
         self.update(words=text)
 
     def take_word(self, word: str) -> None:
@@ -120,19 +121,19 @@ class TeachController:
         """Learn all of it, each one, or both."""
         if goal != self.state.goal:
             self.update(goal=goal)
-            self.material.look()
+            self._anew(self.material.look)
 
     def set_slices(self, text: str) -> None:
         """Choose the slices to learn from."""
-        self._guarded(lambda: self.material.set_slices(text))
+        self._anew(lambda: self.material.set_slices(text))
 
     def set_tested_on(self, text: str) -> None:
         """Choose the slices to test on."""
-        self._guarded(lambda: self.material.set_tested_on(text))
+        self._anew(lambda: self.material.set_tested_on(text))
 
     def choose_slices(self) -> None:
         """Let the tool choose the slices again."""
-        self._guarded(self.material.choose)
+        self._anew(self.material.choose)
 
     def set_budget(self, value: str) -> None:
         """Choose for how long to learn."""
@@ -174,6 +175,10 @@ class TeachController:
     def save_again(self) -> None:
         """Try once more to put the result into the library."""
         self.run.save_again()
+
+    def segment_stack(self) -> None:
+        """Find what was learnt in all slices, in the Segment dock."""
+        self._guarded(self.run.segment_stack)
 
     def go(self) -> None:
         """Go to the slice to label next."""
@@ -237,6 +242,11 @@ class TeachController:
         """Show an error; the plugin goes on."""
         self.update(hint=wording.error_hint(error))
 
+    def forgive(self) -> None:
+        """Say no more of an error: what it was about is changed."""
+        if self.state.hint is not None and self.state.hint.is_error:
+            self.update(hint=None)
+
     def on_lesson_over(self, record: Record | None, has_result: bool) -> None:
         """Propose what to label next."""
         pair, looked = self.material.pair, self.material.looked
@@ -281,6 +291,10 @@ class TeachController:
             act()
         except ClipSamError as error:
             self.on_error(error)
+
+    def _anew(self, act: Callable[[], object]) -> None:
+        self.forgive()
+        self._guarded(act)
 
     def _on_layers(self, _: object = None) -> None:
         self._guarded(self.material.on_layers)

@@ -178,6 +178,25 @@ def test_slices_that_cannot_be_used_are_refused(
         assert said in hint(teacher) and not fit_of(teacher).asked
 
 
+def test_an_error_goes_once_what_it_was_about_is_changed(
+    teacher: TeachController, viewer: ViewerModel
+) -> None:
+    teacher.set_slices("3, 99")
+    assert hint(teacher) == "There is no slice 99. Write numbers from 0 to 19."
+    teacher.set_slices("3, 12")
+    assert hint(teacher) == ""
+    teacher.set_words("mitochondria, Mitochondria")
+    teacher.teach()
+    assert "given twice" in hint(teacher)
+    teacher.set_words("mitochondria")
+    assert hint(teacher) == ""
+    teacher.set_slices("3, 5")
+    teacher.teach()
+    assert hint(teacher).startswith("Slice 5 has no labels.")
+    viewer.layers.remove("mito")
+    assert hint(teacher).startswith("There are no labels.") and teacher.state.hint.actions
+
+
 @pytest.mark.parametrize(
     ("pixels", "said"),
     [(3, "has only 3 pixels|have only 3 pixels"), (2000, "covers all of slice 5")],

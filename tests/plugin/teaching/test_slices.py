@@ -6,7 +6,7 @@ from datetime import date
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from napari_clipsam._plugin import teach_wording
@@ -16,6 +16,7 @@ from napari_clipsam._plugin.teach_state import Curve
 from napari_clipsam.errors import ConfigError
 
 
+@settings(max_examples=30)
 @given(st.dictionaries(st.integers(0, 99), st.booleans()))
 def test_what_is_written_reads_back(slices: dict[int, bool]) -> None:
     picked = Picked(tuple(sorted(slices)), tuple(sorted(n for n, part in slices.items() if part)))
@@ -52,6 +53,7 @@ def test_numbers_beside_each_other_are_written_short() -> None:
     assert written((3, 4, 5, 9)) == "3-5, 9"
 
 
+@settings(max_examples=30)
 @given(st.text(min_size=1, max_size=300))
 def test_any_word_makes_a_name_that_a_file_can_have(word: str) -> None:
     stem = free_stem(Path("nowhere"), title((word,), "em.tif", date(2026, 11, 22)))

@@ -51,6 +51,43 @@ def test_a_stack_that_is_segmented_is_not_swapped_under(pair: Any) -> None:
     assert segment.state.adapter != "default"
 
 
+@pytest.mark.parametrize(("goal", "target"), [("concept", "concept"), ("both", "instances")])
+def test_what_was_learnt_is_found_in_the_stack_at_once(
+    pair: Any, monkeypatch: pytest.MonkeyPatch, goal: Any, target: str
+) -> None:
+    segment, teacher = pair
+    opened: list[Any] = []
+    monkeypatch.setattr(commands, "open_segment_dock", opened.append)
+    segment.set_target("object")
+    teacher.set_goal(goal)
+    assert not teacher.state.can_segment
+    teacher.teach()
+    teacher.show_view("after")
+    teacher.segment_stack()
+    assert opened == [segment.viewer]
+    assert (segment.state.word, segment.state.target) == ("mitochondria", target)
+    found = {key[0] for one in segment.keeper.state.draft for key in one.masks}
+    assert found == set(range(20))
+    assert teacher.state.view == "", "it would cover what is found"
+    teacher.roll_back()
+    assert not teacher.state.can_segment
+
+
+def test_a_preview_of_another_image_is_not_lost_to_a_stack(
+    pair: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segment, teacher = pair
+    monkeypatch.setattr(commands, "open_segment_dock", lambda viewer: None)
+    teacher.teach()
+    segment.viewer.add_image(np.zeros((40, 40)), name="other")
+    segment.set_image("other")
+    segment.find("nuclei")
+    draft = segment.keeper.state.draft
+    teacher.segment_stack()
+    assert segment.focus.name == "other" and segment.keeper.state.draft == draft
+    assert segment.state.hint is not None
+
+
 def test_an_adapter_in_memory_can_be_chosen_in_the_segment_dock(
     pair: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -312,12 +312,15 @@ class ResultSection(QWidget):
         self.roll_back = button("Roll back", "Let what you had before answer again")
         self.save = button("Save again", "Try once more to write it into the library")
         self.go_on = button("Go on", "Teach on from where it was stopped")
-        self._buttons = wrapped([self.use, self.roll_back, self.save, self.go_on], even=True)
+        self.segment = button("Segment stack", "Find it in all slices, in the Segment dock")
+        buttons = [self.segment, self.use, self.roll_back, self.save, self.go_on]
+        self._buttons = wrapped(buttons, even=True)
         self.next = text_line()
         tip(self.next, "Slices by how unsure the answer is there; labelling those helps most")
         self.go = button("Go", "Go to this slice, with its labels ready to be painted")
         self.skip = button("Next", "Go to the one after it")
         self._next = QWidget()
+        on_click(self.segment, ask, controls.segment_stack)
         on_click(self.use, ask, controls.use)
         on_click(self.roll_back, ask, controls.roll_back)
         on_click(self.save, ask, controls.save_again)
@@ -347,6 +350,7 @@ class ResultSection(QWidget):
         is_running = state.busy is not None or state.learning is not None
         self.save.setVisible(state.can_save)
         self.go_on.setVisible(state.can_go_on and not is_running)
+        self.segment.setVisible(state.can_segment)
         for made in (self.use, self.roll_back):
             made.setVisible(bool(state.saved))
         self._buttons.setVisible(bool(state.saved) or self.go_on.isVisibleTo(self._buttons))
