@@ -64,7 +64,13 @@ class BrightSegmenter:
         self.set_plane(request.plane)
         return self.predict(request.prompts, request.target, previous, progress)
 
-    def encode_planes(self, planes: Sequence[Plane]) -> None:
+    def answer_objects(
+        self, plane: Plane, prompts: Sequence[Prompts], previous: Any = None
+    ) -> list[Prediction]:
+        self.set_plane(plane)
+        return [self.predict(one, "object") for one in prompts]
+
+    def encode_planes(self, planes: Sequence[Plane], words: Sequence[str] = ()) -> None:
         """It needs no trunk."""
 
     def predict(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from napari_clipsam.inference.masks import cut_to_box
 from napari_clipsam.inference.requests import ObjectMask, Prediction, PredictRequest
 from napari_clipsam.planes import Plane, open_image
+from napari_clipsam.prompts import Prompts
 
 __all__ = ["Asked", "FakeSegmenter", "disc", "planes_of"]
 
@@ -75,6 +76,18 @@ class FakeSegmenter:
         found = ObjectMask(box, mask, self.score(asked))
         text = request.prompts.text or self.last_word
         return Prediction(request.plane.shape, "object", (found,), text=text)
+
+    def answer_objects(
+        self,
+        plane: Plane,
+        prompts: Sequence[Prompts],
+        previous: Sequence[ObjectMask] | None = None,
+    ) -> list[Prediction]:
+        """Several."""
+        return [
+            self.answer(PredictRequest(plane, one, "object"), before)
+            for one, before in zip(prompts, previous or [None] * len(prompts), strict=True)
+        ]
 
     @property
     def slices(self) -> list[int]:

@@ -19,7 +19,7 @@ class Room:
         self.room, self.device = room, torch.device(device)
         self.encoded: list[int] = []
 
-    def encode_planes(self, planes: Sequence[int]) -> None:
+    def encode_planes(self, planes: Sequence[int], words: Sequence[str]) -> None:
         if len(planes) > self.room:
             raise OutOfMemory("The device has too little memory. Use a smaller model.")
         self.encoded += planes

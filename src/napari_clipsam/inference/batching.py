@@ -29,6 +29,8 @@ class PlaneBatches:
     Parameters
     ----------
     segmenter : Segmenter
+    words : sequence of str
+        What will be looked for in each plane.
 
     Attributes
     ----------
@@ -36,8 +38,8 @@ class PlaneBatches:
         Planes that should come next.
     """
 
-    def __init__(self, segmenter: Segmenter) -> None:
-        self._segmenter = segmenter
+    def __init__(self, segmenter: Segmenter, words: Sequence[str] = ()) -> None:
+        self._segmenter, self._words = segmenter, tuple(words)
         self._device = segmenter.device
         self._known = self._device.type != "cuda"
         self.size = 1
@@ -50,7 +52,7 @@ class PlaneBatches:
             self._learn(planes)
             return
         try:
-            self._segmenter.encode_planes(planes)
+            self._segmenter.encode_planes(planes, self._words)
         except OutOfMemory:
             if len(planes) == 1:
                 raise
@@ -62,7 +64,7 @@ class PlaneBatches:
         """Encode the first planes and see what one took."""
         torch.cuda.reset_peak_memory_stats(self._device)
         before = torch.cuda.memory_allocated(self._device)
-        self._segmenter.encode_planes(planes)
+        self._segmenter.encode_planes(planes, self._words)
         taken = torch.cuda.max_memory_allocated(self._device) - before
         room = free_memory(self._device) // 2
         self.size = max(1, min(_MOST, room * len(planes) // max(1, taken)))

@@ -222,7 +222,7 @@ def _set_up(order: bytes) -> _Bench:
         _set_threads(recipe.threads)
         segmenter = recipe.make(_number())
         made_of = {word: task.made_of(segmenter, word) for word in task.words}
-        _bench = _Bench(name, segmenter, task, PlaneBatches(segmenter), made_of)
+        _bench = _Bench(name, segmenter, task, PlaneBatches(segmenter, task.words), made_of)
     return _bench
 
 

@@ -24,7 +24,7 @@ from napari_clipsam.models.sam import default_split, normalise_pixels
 from napari_clipsam.semantics import Signals, make_signals, text_vector, valid_patches
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterator, Sequence
+    from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 
     from torch import Tensor
 
@@ -124,9 +124,9 @@ class PlaneEncoder:
         self._language = self._language.clip.to(self.device).eval().requires_grad_(False)
         return self._language
 
-    def reset_clock(self) -> None:
-        """Start counting seconds from zero."""
-        self.seconds = dict.fromkeys(_STAGES, 0.0)
+    def reset_clock(self, ahead: Mapping[str, float] | None = None) -> None:
+        """Start counting seconds from zero, or from those spent ahead of what is asked."""
+        self.seconds = dict.fromkeys(_STAGES, 0.0) | dict(ahead or {})
 
     def pause(self) -> None:
         """Call `check`, which may end the answer or ask for other answers meanwhile.
@@ -201,6 +201,16 @@ class PlaneEncoder:
             keys = [self._dense_key(view) for view in views]
             self._dense.fill(keys, lambda which: self._run_dense([views[i] for i in which]))
 
+    def encode_words(self, views: Sequence[View], words: Sequence[str]) -> None:
+        """Run the head once for all words in all views where not cached; trunks come first."""
+        adapter = self.adapter
+        said = [None] if adapter is None else dict.fromkeys(map(_word_key, words))
+        pairs = [(view, word) for view in views for word in said]
+        keys = [self._embedding_key(view, word) for view, word in pairs]
+        self._embeddings.fill(
+            keys, lambda which: self._run_head([pairs[i] for i in which], adapter)
+        )
+
     def text(self, word: str) -> Tensor:
         """t (D,) of a word; a taught one has its learned vector added.
 
@@ -220,13 +230,7 @@ class PlaneEncoder:
 
     def signals(self, view: View, word: str) -> Signals:
         """What CLIP says of a word in a view."""
-        text = self.text(word)
-        dense = self.dense(view)
-        with self.timed("signals"):
-            normalisation = "channel" if self.adapter is None else self.adapter.config.normalisation
-            size = view.frame.input_size
-            valid = valid_patches(self.resized(view), size, self.clip.grid)
-            return make_signals(dense, text[None], normalisation, valid)
+        return self._signals([(view, word)])
 
     def embedding(self, view: View, word: str | None) -> Tensor:
         """Image embedding (1, C, G, G), conditioned where there is an adapter.
@@ -238,8 +242,8 @@ class PlaneEncoder:
         """
         adapter = self.adapter
         said = None if word is None or adapter is None else _word_key(word)
-        key = (*view.key, self.split, self.adapter_key, said)
-        return self._embeddings.get(key, lambda: self._run_head(view, said, adapter)).float()
+        key = self._embedding_key(view, said)
+        return self._embeddings.get(key, lambda: self._run_head([(view, said)], adapter)).float()
 
     def object_embedding(self, view: View, word: str | None) -> Tensor:
         """What objects are decoded from: the base's where the adapter leaves them to it.
@@ -250,7 +254,7 @@ class PlaneEncoder:
         if adapter is None or (adapter.config.conditioned_objects and word is not None):
             return self.embedding(view, word)
         key = (*view.key, self.split, None, None)
-        return self._embeddings.get(key, lambda: self._run_head(view, None, None)).float()
+        return self._embeddings.get(key, lambda: self._run_head([(view, None)], None)).float()
 
     def resized(self, view: View) -> Tensor:
         """Height and width (1, 2) of a view in model pixels."""
@@ -283,6 +287,9 @@ class PlaneEncoder:
     def _dense_key(self, view: View) -> Hashable:
         return (*view.key, self._tuning)
 
+    def _embedding_key(self, view: View, word: str | None) -> Hashable:
+        return (*view.key, self.split, self.adapter_key, word)
+
     def _run_trunk(self, views: Sequence[View]) -> Tensor:
         with self.timed("trunk"), autocast(self.device, self.dtype):
             self.calls["trunk"] += 1
@@ -300,13 +307,25 @@ class PlaneEncoder:
             return self.pixels(views[0])
         return torch.cat([self._make_pixels(view) for view in views])
 
-    def _run_head(self, view: View, word: str | None, adapter: Adapter | None) -> Tensor:
-        tokens = self.trunk(view)
+    def _signals(self, pairs: Sequence[tuple[View, str]]) -> Signals:
+        text = torch.stack([self.text(word) for _, word in pairs])
+        dense = torch.cat([self.dense(view) for view, _ in pairs])
+        with self.timed("signals"):
+            normalisation = "channel" if self.adapter is None else self.adapter.config.normalisation
+            resized = torch.cat([self.resized(view) for view, _ in pairs])
+            valid = valid_patches(resized, self.sam.config.input_size, self.clip.grid)
+            return make_signals(dense, text, normalisation, valid)
+
+    def _run_head(
+        self, pairs: Sequence[tuple[View, str | None]], adapter: Adapter | None
+    ) -> Tensor:
+        tokens = torch.cat([self.trunk(view) for view, _ in pairs])
         conditioning = None
         if adapter is not None:
-            if word is None:
+            asked = [(view, word) for view, word in pairs if word is not None]
+            if len(asked) < len(pairs):
                 raise WordError("The adapter needs a word. Type what to look for, e.g. nuclei.")
-            conditioning = self.signals(view, word)
+            conditioning = self._signals(asked)
         with self.timed("head"), autocast(self.device, self.dtype):
             self.calls["head"] += 1
             adapters = None if adapter is None else adapter.condition(conditioning)

@@ -23,7 +23,7 @@ from napari_clipsam.inference.following import (
     overlap_of_leaning,
     touching,
 )
-from napari_clipsam.inference.requests import ObjectMask, PredictRequest
+from napari_clipsam.inference.requests import ObjectMask
 from napari_clipsam.prompts import Prompts
 
 if TYPE_CHECKING:
@@ -271,17 +271,25 @@ class _Run:
         left = sum(z_range[1] - z_range[0] + 1 - len(known[key]) for key in marked)
         for z in sorted({z for of_one in asked.values() for z in of_one}):
             plane = self._planes(z)
-            for key in [key for key, of_one in asked.items() if z in of_one]:
+            here = {key: of_one[z] for key, of_one in asked.items() if z in of_one}
+            answers = self._ask(plane, list(here), list(here.values()))
+            for key, answer in zip(here, answers, strict=True):
                 left -= 1
-                found = meant(self._ask(plane, key, asked[key][z]), asked[key][z])
+                found = meant(answer, here[key])
                 known[key][z] = found
                 yield self._step(key, z, found, 1.0, "", left)
         stretches = [stretch for key in known for stretch in _stretches(key, known[key], z_range)]
         while waiting := _by_slice(stretches):
             z = _next(waiting)
             plane = self._planes(z)
-            for stretch, front in waiting[z]:
-                found, shared, reason = self._follow(plane, stretch.key, front)
+            keys, fronts = zip(
+                *((stretch.key, front) for stretch, front in waiting[z]), strict=True
+            )
+            last = [front.last for front in fronts]
+            asked_now = [next_prompts(one, self._lean) for one in last]
+            answers = self._ask(plane, keys, asked_now, last)
+            for (stretch, front), answer in zip(waiting[z], answers, strict=True):
+                found, shared, reason = self._follow(plane, front, answer)
                 stretch.passed(front, None if reason else found)
                 left = sum(one.left for one in stretches)
                 # Logits of every step would fill the memory; the pixels can be refined as well.
@@ -289,23 +297,32 @@ class _Run:
                 yield self._step(stretch.key, z, bare, shared, reason, left)
 
     def _ask(
-        self, plane: Plane, key: str, prompts: Prompts, previous: ObjectMask | None = None
-    ) -> ObjectMask:
+        self,
+        plane: Plane,
+        keys: Sequence[str],
+        prompts: Sequence[Prompts],
+        previous: Sequence[ObjectMask] | None = None,
+    ) -> list[ObjectMask]:
+        """One mask for each of several objects."""
         if self._segmenter.adapter is not self._adapter:
             raise Stopped("The adapter was changed while objects were followed. Follow them again.")
-        word = prompts.text or self._words.get(key)
-        prompts = Prompts(word, prompts.points, prompts.labels, prompts.boxes, prompts.mask)
-        answer = self._segmenter.answer(PredictRequest(plane, prompts, "object"), previous)
+        said = [
+            Prompts(p.text or self._words.get(key), p.points, p.labels, p.boxes, p.mask)
+            for key, p in zip(keys, prompts, strict=True)
+        ]
+        answers = self._segmenter.answer_objects(plane, said, previous)
         # Without a word an adapter takes its last one, which others may change meanwhile.
-        self._words[key] = answer.text
-        return answer.objects[0]
+        self._words.update((key, one.text) for key, one in zip(keys, answers, strict=True))
+        return [one.objects[0] for one in answers]
 
-    def _follow(self, plane: Plane, key: str, front: _Front) -> tuple[ObjectMask, float, str]:
+    def _follow(
+        self, plane: Plane, front: _Front, answer: ObjectMask
+    ) -> tuple[ObjectMask, float, str]:
         """The object in the next slice, what it shares with the last, and why it ended if so."""
         settings, last = self._settings, front.last
         if front.reference is None:
             front.reference = contrast_of(self._planes(front.start), last)
-        found = touching(self._ask(plane, key, next_prompts(last, self._lean), last), last)
+        found = touching(answer, last)
         shared, contrast = overlap(found, last), contrast_of(plane, found)
         kept = _kept_contrast(front.reference, contrast)
         least = settings.min_overlap * overlap_of_leaning(last.area, self._lean)

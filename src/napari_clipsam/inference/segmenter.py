@@ -120,6 +120,8 @@ class Segmenter:
         self._concepts = ConceptFinder(self._encoder, self._decoder, instances, seed)
         self._objects = ObjectFinder(self._encoder, self._decoder)
         self._words = WordChooser(self._encoder)
+        # Seconds spent on planes before anything was asked of them.
+        self._ahead: dict[str, float] = {}
         self._plane: Plane | None = None
         self._text: str | None = None
         self.adapter_name = "none"
@@ -367,19 +369,35 @@ class Segmenter:
             self._encoder.object_embedding(View(plane, frame), word)
 
     @torch.inference_mode()
-    def encode_planes(self, planes: Sequence[Plane]) -> None:
+    def encode_planes(self, planes: Sequence[Plane], words: Sequence[str] = ()) -> None:
         """Run trunk and CLIP for several planes at once, so that a word needs the head only.
 
-        Planes that need tiles, or show nothing, are left alone.
+        Parameters
+        ----------
+        planes : sequence of Plane
+            Those that need tiles, or show nothing, are left alone.
+        words : sequence of str
+            What will be looked for in each. On a GPU the head runs once for all of them; on a CPU,
+            whose caches a single one fills, that takes longer than one after another.
+
+        Notes
+        -----
+        The next answer says the time of this as well.
         """
         views = []
         for plane in planes:
             frames = concept_frames(plane.shape, self._input_size, self._squash)
             if len(frames) == 1 and not plane.is_blank:
                 views.append(View(plane, frames[0]))
-        if views:
-            with memory_guard(self.device, self._encoder.dtype):
-                self._encoder.encode(views, with_words=True)
+        if not views:
+            return
+        self._encoder.reset_clock(self._ahead)
+        with memory_guard(self.device, self._encoder.dtype):
+            self._encoder.encode(views, with_words=True)
+            known = [word for word in words if not self._encoder.unknown_words(word)]
+            if known and self.device.type != "cpu":
+                self._encoder.encode_words(views, known)
+        self._ahead = self._encoder.seconds
 
     def _guarded(self, find: Callable[[], T]) -> tuple[T, str]:
         """What is found, on the CPU where the device lacks an operation, and then a note on that.
@@ -401,7 +419,8 @@ class Segmenter:
             return self._timed(find), note
 
     def _timed(self, find: Callable[[], T]) -> T:
-        self._encoder.reset_clock()
+        self._encoder.reset_clock(self._ahead)
+        self._ahead = {}
         with memory_guard(self.device, self._encoder.dtype):
             return find()
 

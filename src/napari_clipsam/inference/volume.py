@@ -148,7 +148,9 @@ def segment_volume(
     made_of = {word: task.made_of(segmenter, word) for word in task.words}
     with VolumeResults(task, made_of, outputs, overwrite) as results:
         planes = task.indices[results.first :]
-        with closing(find_planes(segmenter, task, planes, PlaneBatches(segmenter))) as found:
+        with closing(
+            find_planes(segmenter, task, planes, PlaneBatches(segmenter, task.words))
+        ) as found:
             yield from results.take(found)
 
 

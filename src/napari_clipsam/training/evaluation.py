@@ -35,6 +35,8 @@ __all__ = [
 
 #: Smaller objects are not clicked on.
 MIN_PIXELS = 20
+# Objects whose masks are held at once.
+_TOGETHER = 64
 
 PromptKind = Literal["text", "point", "box"]
 
@@ -320,18 +322,22 @@ def evaluate(
 
 def ask(segmenter: Segmenter, labelled: LabelledPlane, question: Question) -> PlaneAnswer:
     """Answer the question on one plane, every object of it by its own click or box."""
-    segmenter.set_plane(labelled.plane)
     if question.prompts == "text":
+        segmenter.set_plane(labelled.plane)
         found = segmenter.predict(Prompts(text=question.text), question.target)
         labels = found.labels() if question.target == "instances" else found.mask()
         return PlaneAnswer(labels, (), found.match, found.presence)
     drawn = np.zeros_like(labelled.labels)
     ious = []
-    for number, window, mask in _objects(labelled.labels):
-        prompts = _prompt(question, window, mask)
-        best = segmenter.predict(prompts, "object").objects[0]
-        ious.append(_object_iou(best, window, mask))
-        drawn[best.slices][best.mask] = number
+    there = list(_objects(labelled.labels))
+    for first in range(0, len(there), _TOGETHER):
+        some = there[first : first + _TOGETHER]
+        prompts = [_prompt(question, window, mask) for _, window, mask in some]
+        answers = segmenter.answer_objects(labelled.plane, prompts)
+        for (number, window, mask), answer in zip(some, answers, strict=True):
+            best = answer.objects[0]
+            ious.append(_object_iou(best, window, mask))
+            drawn[best.slices][best.mask] = number
     return PlaneAnswer(drawn, tuple(ious))
 
 

@@ -155,14 +155,11 @@ class Scorer:
         return found.mask(), found.presence
 
     def _objects(self, example: Example) -> list[float]:
-        self._segmenter.set_plane(example.plane)
-        return [
-            iou(self._click(example, innermost_pixel(mask)), mask) for mask in _objects(example)
-        ]
-
-    def _click(self, example: Example, yx: tuple[int, int]) -> NDArray[np.bool_]:
-        prompts = Prompts(example.words[0], points=[yx])
-        return self._segmenter.predict(prompts, "object").mask()
+        masks = _objects(example)
+        word = example.words[0]
+        prompts = [Prompts(word, points=[innermost_pixel(mask)]) for mask in masks]
+        answers = self._segmenter.answer_objects(example.plane, prompts)
+        return [iou(one.mask(), mask) for one, mask in zip(answers, masks, strict=True)]
 
 
 def held_out_scores(
