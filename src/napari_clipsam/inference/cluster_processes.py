@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
@@ -18,8 +20,10 @@ __all__ = ["TRIES", "join_cluster", "local_cluster", "threads_each"]
 
 #: How often a block is tried again, after a worker died or failed in a way nobody foresaw.
 TRIES = 3
-# Seconds to reach a scheduler.
-_REACH = 5.0
+# Seconds to reach a scheduler: one that runs, and one that is being started on a busy machine.
+_REACH, _PATIENCE = 5.0, 60.0
+# Imported before workers are forked.
+_IMPORTED = ("distributed", "open_clip", "napari_clipsam.inference.cluster_worker")
 
 
 @contextmanager
@@ -45,22 +49,26 @@ def local_cluster(workers: int) -> Iterator[Client]:
     import dask
     from distributed import Client
 
-    settings = {
+    settings: dict[str, Any] = {
         # The limit that the scheduler takes for a worker's fault; ours are restarted.
         "distributed.scheduler.allowed-failures": TRIES,
         # dask has each process give memory back at once, and networks, which ask for the same
         # again and again, take twice the time.
         "distributed.nanny.pre-spawn-environ": {},
     }
+    if sys.platform == "linux" and not _dask_cuda_serves(workers):
+        # Forked from one process that has imported everything, the first start and the one after
+        # a death are quick. Elsewhere a process with threads may not be forked.
+        settings["distributed.worker.multiprocessing-method"] = "forkserver"
     with _hushed(), dask.config.set(settings):
         try:
             cluster = _start(workers)
+            client = Client(cluster, timeout=_PATIENCE, set_as_default=False)
         except (OSError, RuntimeError, TimeoutError) as error:
             raise ConfigError(
                 f"{workers} worker processes could not be started ({error}). Use fewer workers, or "
                 "none."
             ) from error
-        client = Client(cluster, set_as_default=False)
         try:
             yield client
         finally:
@@ -114,24 +122,36 @@ def _require_distributed() -> None:
 
 def _start(workers: int) -> Any:
     """A cluster on this machine, without limits of memory that would pause or kill workers."""
-    import torch
-
     common: dict[str, Any] = {
         "n_workers": workers,
         "threads_per_worker": 1,
         "dashboard_address": None,
+        # Its default port may be taken, of which dask would warn.
+        "scheduler_kwargs": {"dashboard_address": ":0"},
         "memory_limit": 0,
         "silence_logs": logging.CRITICAL,
     }
-    if torch.cuda.is_available() and workers <= torch.cuda.device_count():
-        with suppress(ImportError):
-            from dask_cuda import LocalCUDACluster
+    if _dask_cuda_serves(workers):
+        from dask_cuda import LocalCUDACluster
 
-            return LocalCUDACluster(**common)
+        return LocalCUDACluster(**common)
     from distributed import LocalCluster
+    from distributed.utils import get_mp_context
 
+    context = get_mp_context()
+    if context.get_start_method() == "forkserver":
+        context.set_forkserver_preload(list(_IMPORTED))
     quiet = ["napari_clipsam.inference.cluster_signals"]
     return LocalCluster(**common, worker_dashboard_address=None, preload=quiet)
+
+
+def _dask_cuda_serves(workers: int) -> bool:
+    """Whether dask-cuda is there, and a GPU for each worker."""
+    import torch
+
+    if not torch.cuda.is_available() or workers > torch.cuda.device_count():
+        return False
+    return importlib.util.find_spec("dask_cuda") is not None
 
 
 def _end(client: Client, cluster: Any) -> None:
