@@ -11,6 +11,7 @@ import torch
 
 from napari_clipsam.inference.devices import memory_guard, synchronize, training_dtype
 from napari_clipsam.planes import Plane
+from napari_clipsam.training.describing import ABSENT_ASKED
 from napari_clipsam.training.events import Estimate
 from napari_clipsam.training.learner import WHOLE_FROM, HeadLearner
 from napari_clipsam.training.learning import Learner, bytes_kept
@@ -69,16 +70,19 @@ class Probe(NamedTuple):
         settling = min(SETTLED_ON, n_planes + held_out) * (
             self.view + (1 + len(SHARES)) * self.score
         )
+        asking = ABSENT_ASKED * held_out * self.score
         steps = settings.steps
         if settings.minutes is not None:
             budget = 60 * settings.minutes
             settling = min(settling, SETTLE_SHARE * budget)
+            asking = min(asking, SETTLE_SHARE * budget)
             if settings.views is None:
                 most = max(1, round(ENCODE_SHARE * budget / self.view))
                 n_views = max(n_planes, min(n_views, most))
-            fits = max(1, int((budget - n_views * self.view - scores - settling) / step))
+            left = budget - n_views * self.view - scores - settling - asking
+            fits = max(1, int(left / step))
             steps = min(fits, steps or fits)
-        seconds = n_views * self.view + (steps or 1) * step + scores + settling
+        seconds = n_views * self.view + (steps or 1) * step + scores + settling + asking
         memory = n_views * self.view_bytes + self.step_bytes + _COPIES * self.adapter_bytes
         return Estimate(seconds, memory, steps or 1)
 

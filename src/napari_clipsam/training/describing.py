@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from napari_clipsam.training.samples import Split
     from napari_clipsam.training.settings import FitSettings
 
-__all__ = ["describe", "taught_before"]
+__all__ = ["ABSENT_ASKED", "describe", "taught_before"]
 
-_ABSENT_ASKED = 8
+#: Words that are not there by which the presence threshold is chosen.
+ABSENT_ASKED = 8
 
 
 def taught_before(start: Adapter | None) -> list[str]:
@@ -58,7 +59,7 @@ def describe(
     new = dict.fromkeys(word for e in split.train for word in reversed(e.words))
     threshold = None
     if adapter.config.object_mode:
-        asked = absent_words(model, [*new, *before])[:_ABSENT_ASKED]
+        asked = absent_words(model, [*new, *before])[:ABSENT_ASKED]
         absent = scorer.presences(adapter, asked, seconds)
         threshold = choose_threshold(scores[1].presence, absent)
     adapter.info = replace(

@@ -5,12 +5,15 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from napari_clipsam.training.describing import ABSENT_ASKED
+
 if TYPE_CHECKING:
     from napari_clipsam.training.settings import FitSettings
 
 __all__ = ["SETTLED_ON", "SETTLE_SHARE", "Pace"]
 
-#: Labelled planes that settling looks at, and the share of the time it may take.
+#: Labelled planes that settling looks at, and the share of the time it may take; another such share
+#: is kept for asking for words that are not there.
 SETTLED_ON, SETTLE_SHARE = 8, 0.1
 
 
@@ -65,7 +68,7 @@ class Pace:
         self._started = time.perf_counter()
 
     def reserve_settling(self, plane: float, held_out: int, learnt: int) -> int:
-        """Keep time for settling (`settling.settle`).
+        """Keep time for what comes after the last step (`settling.settle`, `describing.describe`).
 
         Parameters
         ----------
@@ -80,10 +83,12 @@ class Pace:
             Planes learnt from that there is time to settle on; without any there is no settling.
         """
         chosen = min(SETTLED_ON - held_out, learnt)
+        # A later answer has the trunk already.
+        asking = ABSENT_ASKED * held_out * plane / 2
         if self._settings.minutes is not None:
-            allowed = SETTLE_SHARE * 60 * self._settings.minutes / (2 * plane)
-            chosen = min(chosen, int(allowed) - held_out)
-        if chosen <= 0:
-            return 0
-        self._reserved = 2 * plane * (chosen + held_out)
+            allowed = SETTLE_SHARE * 60 * self._settings.minutes
+            chosen = min(chosen, int(allowed / (2 * plane)) - held_out)
+            asking = min(asking, allowed)
+        chosen = max(0, chosen)
+        self._reserved = asking + (2 * plane * (chosen + held_out) if chosen else 0.0)
         return chosen
