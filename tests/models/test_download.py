@@ -301,7 +301,7 @@ def test_a_file_that_is_not_there(server: FileServer, part: Path, status: int) -
     server.coming.append(answer(status, b"<html>nothing here"))
     with pytest.raises(DownloadError, match=rf"does not have the file \(status {status}\)") as e:
         fetch(server, part)
-    assert f"get {server.url} on another way" in str(e.value)
+    assert f"get {server.url} in another way" in str(e.value)
     assert "napari-clipsam models import cells FILE" in str(e.value)
     assert nothing_left(part) and len(server.asked) == 1
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from collections import deque
@@ -243,6 +244,7 @@ class Download:
             file.write(chunk)
             if not chunk:
                 file.flush()
+                os.fsync(file.fileno())
         except OSError as error:
             raise self._unwritable(error) from error
 
@@ -332,7 +334,7 @@ class Download:
 
     def _advice(self) -> str:
         return (
-            f"Try again later, or get {self.source} on another way and run `napari-clipsam models "
+            f"Try again later, or get {self.source} in another way and run `napari-clipsam models "
             f"import {self._name} FILE`."
         )
 

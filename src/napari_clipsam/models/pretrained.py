@@ -12,6 +12,7 @@ import torch
 from napari_clipsam.errors import WeightsError
 from napari_clipsam.models.clip import Clip, ClipConfig, build_model, check_complete
 from napari_clipsam.models.reading import read_state
+from napari_clipsam.models.recognition import misfits
 from napari_clipsam.models.towers import check_vision_config, patch_size
 
 if TYPE_CHECKING:
@@ -196,11 +197,10 @@ def _fill(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
         state = _in_open_clips_names(model, state)
         model.load_state_dict(state)
     except (RuntimeError, KeyError) as error:
-        lines = str(error).splitlines()
-        reason = lines[min(1, len(lines) - 1)].strip() if lines else "other tensors"
+        reason = misfits(model.state_dict(), state)
         raise WeightsError(
-            f"{source} does not hold weights of this CLIP architecture ({reason}). "
-            "Choose the architecture the file was made for."
+            f"{source} does not hold weights of this CLIP architecture. Of its tensors are "
+            f"{reason}. Choose the architecture the file was made for."
         ) from error
 
 

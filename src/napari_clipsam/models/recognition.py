@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["ADVICE", "architecture_of", "sam_config_of", "sam_state"]
+__all__ = ["ADVICE", "architecture_of", "misfits", "sam_config_of", "sam_state"]
 
 _ANCHOR = "prompt_encoder.no_mask_embed.weight"
 _PARTS = ("image_encoder.", "prompt_encoder.", "mask_decoder.")
@@ -28,6 +28,14 @@ _ESSENTIAL = (
 )
 #: Ends the message of a file that is refused.
 ADVICE = "Choose SAM weights as Meta, MedSAM or micro-sam publish them (.pth, .safetensors)."
+
+
+def misfits(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
+    """How tensors differ from those that a network has, in a few words; "" where they fit."""
+    missing, extra = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
+    wrong = [n for n in expected if n in found and expected[n].shape != found[n].shape]
+    kinds = ((missing, "missing"), (extra, "too many"), (wrong, "of another shape"))
+    return ", ".join(f"{len(names)} {what} (e.g. {names[0]})" for names, what in kinds if names)
 
 
 def sam_state(state: Mapping[str, Tensor], source: str = "The file") -> dict[str, Tensor]:

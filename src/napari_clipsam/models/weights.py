@@ -22,6 +22,7 @@ from napari_clipsam.models.reading import is_file, read_header, read_state
 from napari_clipsam.models.recognition import (
     ADVICE,
     architecture_of,
+    misfits,
     sam_config_of,
     sam_state,
 )
@@ -268,18 +269,10 @@ def _tuples(value: Any) -> Any:
 
 def _load_strictly(model: torch.nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
     """Put every tensor of a state, as float32, in its place, or say what did not fit."""
-    expected = model.state_dict()
-    missing, extra = sorted(set(expected) - set(state)), sorted(set(state) - set(expected))
-    wrong = [n for n in expected if n in state and expected[n].shape != state[n].shape]
-    complaints = [
-        f"{len(names)} {what} (e.g. {names[0]})"
-        for names, what in ((missing, "missing"), (extra, "too many"), (wrong, "of another shape"))
-        if names
-    ]
-    if complaints:
+    if complaints := misfits(model.state_dict(), state):
         raise WeightsError(
-            f"The tensors in {path} do not fit this model: {', '.join(complaints)}. Choose another "
-            "file, or download it again."
+            f"The tensors in {path} do not fit this model: {complaints}. Choose another file, or "
+            "download it again."
         )
     full = {n: v.float() if v.is_floating_point() else v for n, v in state.items()}
     model.load_state_dict(full, assign=True)
