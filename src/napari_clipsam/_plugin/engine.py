@@ -161,6 +161,7 @@ class Engine:
             return
         avoid_llvm_clash()
         from napari_clipsam.inference.segmenter import Segmenter
+        from napari_clipsam.inference.texts import texts_folder
 
         former = self._setup
         named = None if setup.adapter == "none" else setup.adapter
@@ -175,6 +176,7 @@ class Engine:
                 setup.precision,  # type: ignore[arg-type]  # checked by the Segmenter
                 setup.clip,
                 cache_bytes=setup.cache_bytes,
+                texts=texts_folder(),
             )
             segmenter.check = self.check
             self._segmenter = segmenter

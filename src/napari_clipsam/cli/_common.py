@@ -39,8 +39,10 @@ def make_segmenter(
     """
     from napari_clipsam.inference.devices import choose_device
     from napari_clipsam.inference.segmenter import Segmenter
+    from napari_clipsam.inference.texts import texts_folder
     from napari_clipsam.models import registry
 
+    more.setdefault("texts", texts_folder())
     choose_device(device)
     chosen = chosen_adapter(model, clip, adapter)
     return Segmenter(registry.load_model(model, clip), chosen, device, seed=seed, **more)

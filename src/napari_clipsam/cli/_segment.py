@@ -185,6 +185,9 @@ def _segment_image(
     plane = stack.plane(asked.plane)
     spacing = {k: v for k, v in (stack.spacing_um or {}).items() if k in "YX"}
     segmenter.set_plane(plane)
+    words = [job.word for job in jobs if job.word is not None]
+    if len(words) > 1:
+        segmenter.encode_planes([plane], words)
     found = [
         _predict(segmenter, plane, asked, job.word, None if many else progress) for job in jobs
     ]

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from napari_clipsam.adapters.inject import tuning_of
 from napari_clipsam.errors import Stopped, WordError
 from napari_clipsam.inference.devices import autocast, require_finite, synchronize
+from napari_clipsam.inference.texts import TextFile
 from napari_clipsam.inference.trunks import TensorCache
 from napari_clipsam.models.clip import Clip
 from napari_clipsam.models.identity import tensor_identity
@@ -25,6 +26,7 @@ from napari_clipsam.semantics import Signals, make_signals, text_vector, valid_p
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from torch import Tensor
 
@@ -69,6 +71,8 @@ class PlaneEncoder:
         Memory for trunks, and half of it again for dense features and image embeddings each.
     shelf : Shelf, optional
         Keeps trunks and dense features on disk as well.
+    texts : Path, optional
+        Folder for text features.
 
     Attributes
     ----------
@@ -94,6 +98,7 @@ class PlaneEncoder:
         dtype: torch.dtype,
         cache_bytes: int,
         shelf: Shelf | None = None,
+        texts: Path | None = None,
     ) -> None:
         self.sam, self._language = sam, language
         self.device, self.dtype = device, dtype
@@ -108,7 +113,8 @@ class PlaneEncoder:
         self._embeddings = TensorCache(cache_bytes // 2, kept)
         # Trunk and CLIP see the same pixels one after the other.
         self._pixels = TensorCache(0)
-        self._texts: dict[str, Tensor] = {}
+        self._texts: dict[str | None, Tensor] = {}
+        self._text_file = None if texts is None else TextFile(language, device, texts)
         self.adapter_key: Hashable = None
         # Tells the adapter's own CLIP attention from that of others.
         self._tuning: str | None = None
@@ -158,6 +164,8 @@ class PlaneEncoder:
         """Continue on another device."""
         self.clear()
         self.device = device
+        # Its rounding is that of the former device.
+        self._text_file = None
         for module in (self.sam, self._language, self.adapter):
             if isinstance(module, torch.nn.Module):
                 module.to(device)
@@ -220,13 +228,27 @@ class PlaneEncoder:
             The word is blank.
         """
         key = _word_key(word)
-        if key not in self._texts:
-            with self.timed("signals"):
-                self.calls["text"] += 1
-                # Words differ little from what all have in common: no reduced precision here.
-                self._texts[key] = require_finite(self.clip.concept(key))
+        feature = self._text(key, lambda: self._run_text(key))
+        shared = self._text(None, lambda: self.clip.redundant(self.pause).float())
         delta = None if self.adapter is None else self.adapter.delta(key)
-        return text_vector(self._texts[key], self.clip.redundant(self.pause).float(), delta)
+        return text_vector(feature, shared, delta)
+
+    def _text(self, word: str | None, make: Callable[[], Tensor]) -> Tensor:
+        """Feature (D,) of a word, or of what all words share for None."""
+        if word not in self._texts:
+            found = None if self._text_file is None else self._text_file.get(word)
+            if found is None:
+                found = require_finite(make())
+                if self._text_file is not None:
+                    self._text_file.put(word, found)
+            self._texts[word] = found
+        return self._texts[word]
+
+    def _run_text(self, word: str) -> Tensor:
+        with self.timed("signals"):
+            self.calls["text"] += 1
+            # Words differ little from what all have in common: no reduced precision here.
+            return self.clip.concept(word)
 
     def signals(self, view: View, word: str) -> Signals:
         """What CLIP says of a word in a view."""

@@ -75,6 +75,8 @@ class Segmenter:
     shelf : Shelf, optional
         Keeps trunks and CLIP's features on disk as well, for later and for other processes. What
         went wrong with it is said in the `note` of the next answer.
+    texts : Path, optional
+        Folder, e.g. `inference.texts.texts_folder`, that keeps what words mean to the CLIP.
 
     Attributes
     ----------
@@ -105,6 +107,7 @@ class Segmenter:
         seed: int = 0,
         instances: InstanceSettings = _INSTANCES,
         shelf: Shelf | None = None,
+        texts: Path | None = None,
     ) -> None:
         self.device = choose_device(device)
         dtype = resolve_precision(precision, self.device)
@@ -114,7 +117,7 @@ class Segmenter:
             language = self.model.language
             if isinstance(language, torch.nn.Module):
                 language.to(self.device).eval().requires_grad_(False)
-        self._encoder = PlaneEncoder(sam, language, self.device, dtype, cache_bytes, shelf)
+        self._encoder = PlaneEncoder(sam, language, self.device, dtype, cache_bytes, shelf, texts)
         self._shelf = shelf
         self._decoder = PromptDecoder(self._encoder)
         self._concepts = ConceptFinder(self._encoder, self._decoder, instances, seed)

@@ -111,6 +111,11 @@ class Clip(nn.Module):
     tokenizer : callable, optional
         Texts to token ids (n, context); open_clip's own when not given.
 
+    Attributes
+    ----------
+    own_tokenizer : bool
+        Whether one was given.
+
     Raises
     ------
     WeightsError
@@ -124,6 +129,7 @@ class Clip(nn.Module):
         self.model: Any = model.eval()
         self.config = config
         self._tokenizer = tokenizer
+        self.own_tokenizer = tokenizer is not None
         self._redundant: Tensor | None = None
         self._identity: str | None = None
         patch = patch_size(self.model.visual)
