@@ -24,6 +24,7 @@ from napari_clipsam.adapters.inject import (
     tuning_of,
 )
 from napari_clipsam.errors import AdapterError, ConfigError, WordError
+from napari_clipsam.models.attention import Windows, grid_attention
 from napari_clipsam.models.clip import Clip
 from napari_clipsam.models.sam import Sam, decode, embed_masks, embed_points
 from napari_clipsam.semantics import cosine_statistics, make_signals, text_vector
@@ -129,8 +130,8 @@ def test_a_registered_kind_can_be_built(
         def bind(self, signals: object, grid: int) -> BlockLayer:
             return self
 
-        def attention(self, attn: torch.nn.Module, x: Tensor) -> Tensor:
-            return attn(x)
+        def attention(self, attn: torch.nn.Module, x: Tensor, windows: Windows) -> Tensor:
+            return grid_attention(attn, x, windows)
 
         def mlp(self, mlp: torch.nn.Module, h: Tensor) -> Tensor:
             return mlp(h) * self.factor

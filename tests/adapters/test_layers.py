@@ -17,7 +17,7 @@ from napari_clipsam.adapters.lora import (
 )
 from napari_clipsam.adapters.regular import RegularAdapter
 from napari_clipsam.adapters.semantic import GuidedLayer, SemanticAdapter, conditioning
-from napari_clipsam.models.attention import grid_attention
+from napari_clipsam.models.attention import Windows, grid_attention
 from napari_clipsam.semantics import Signals, make_signals
 
 DIM, CLIP_DIM, GRID = 32, 16, 8
@@ -98,7 +98,8 @@ def test_the_layer_stands_after_attention_and_beside_the_mlp(signals: Signals) -
     layer = GuidedLayer(DIM, CLIP_DIM, paper())
     bound = layer.bind(signals, GRID)
     x = random(2, GRID, GRID, DIM)
-    close(bound.attention(block.attn, x), layer.regular(grid_attention(block.attn, x)))
+    whole = Windows()
+    close(bound.attention(block.attn, x, whole), layer.regular(grid_attention(block.attn, x)))
     extra = layer.semantic(x, layer.semantic.injection(signals, GRID))
     close(bound.mlp(block.mlp, x), block.mlp(x) + extra)
 
@@ -137,7 +138,7 @@ def test_lora_is_attention_with_updated_q_and_v() -> None:
     layer, x = LoraLayer(DIM, CLIP_DIM, paper(rank=3)), random(2, GRID, GRID, DIM)
     nn.init.normal_(layer.q.up)
     nn.init.normal_(layer.v.up)
-    found = layer.attention(attn, x)
+    found = layer.attention(attn, x, Windows())
     before = attn.qkv.weight.detach().clone()
     with torch.no_grad():
         attn.qkv.weight[:DIM] += layer.q.matrix()

@@ -3,11 +3,15 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from segment_anything.modeling.image_encoder import Attention
+from segment_anything.modeling.image_encoder import (
+    Attention,
+    window_partition,
+    window_unpartition,
+)
 from tiny import randomise
 
 from napari_clipsam.models import attention as module
-from napari_clipsam.models.attention import grid_attention
+from napari_clipsam.models.attention import Windows, grid_attention
 
 DIM, HEADS = 24, 3
 
@@ -95,3 +99,69 @@ def test_another_projection_takes_the_place_of_qkv() -> None:
     found = grid_attention(attention, x, qkv=other.qkv)
 
     torch.testing.assert_close(found, other(x), atol=1e-5, rtol=0)
+
+
+# ---------------------------------------------------------------- windows
+
+#: Nothing is left over, something at one side, at both, or there is less than one window.
+GRIDS = [(4, 8), (4, 7), (9, 4), (7, 6), (3, 5), (2, 3)]
+
+
+def in_windows(attention: Attention, x: torch.Tensor, filler: torch.Tensor | None) -> torch.Tensor:
+    """What the original does: fill up, cut, attend, put together, cut off."""
+    h, w = x.shape[1:3]
+    if filler is not None:
+        full = filler.expand(len(x), 12, 12, DIM).clone()
+        full[:, :h, :w] = x
+        x = full[:, : h + -h % 4, : w + -w % 4]
+    windows, padded = window_partition(x, 4)
+    return window_unpartition(attention(windows), 4, padded, (h, w))
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("filled", [False, True])
+@pytest.mark.parametrize("training", [False, True])
+def test_windows_equal_the_originals(grid: tuple[int, int], filled: bool, training: bool) -> None:
+    attention = make_attention((4, 4)).requires_grad_(training)
+    x, filler = tokens(3, *grid), tokens(1)[0] if filled else None
+
+    found = grid_attention(attention, x, Windows(4, filler))
+
+    torch.testing.assert_close(found, in_windows(attention, x, filler), atol=1e-5, rtol=0)
+
+
+def test_windows_without_relative_positions() -> None:
+    attention, x = make_attention((4, 4), use_rel_pos=False), tokens(2, 7, 6)
+
+    found = grid_attention(attention, x, Windows(4))
+
+    torch.testing.assert_close(found, in_windows(attention, x, None), atol=1e-5, rtol=0)
+
+
+def test_gradients_through_windows_equal_the_originals() -> None:
+    attention, filler = make_attention((4, 4)), tokens(1)[0].requires_grad_()
+    x = tokens(2, 7, 6).requires_grad_()
+    inputs = [x, filler, *attention.parameters()]
+    with torch.inference_mode():
+        grid_attention(attention, x, Windows(4, filler))
+    wanted = torch.autograd.grad(in_windows(attention, x, filler).square().sum(), inputs)
+    found = torch.autograd.grad(
+        grid_attention(attention, x, Windows(4, filler)).square().sum(), inputs
+    )
+
+    for a, b in zip(found, wanted, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize("side", [7, 8])
+def test_what_fills_up_windows_is_projected_once(side: int) -> None:
+    attention = make_attention((4, 4))
+    seen = []
+
+    def watched(x: torch.Tensor) -> torch.Tensor:
+        seen.append(x.flatten(0, -2).shape[0])
+        return attention.qkv(x)
+
+    grid_attention(attention, tokens(2, side, side), Windows(4), watched)
+
+    assert sum(seen) == 2 * side * side + 1

@@ -10,7 +10,7 @@ from tiny import SAM_CONFIG, tiny_sam
 from torch import Tensor, nn
 
 from napari_clipsam.errors import ConfigError
-from napari_clipsam.models.attention import grid_attention
+from napari_clipsam.models.attention import Windows, grid_attention
 from napari_clipsam.models.sam import (
     PIXEL_MEAN,
     PIXEL_STD,
@@ -74,8 +74,8 @@ class Plain:
     def __init__(self, pad_before_norm: bool = False) -> None:
         self.pad_before_norm = pad_before_norm
 
-    def attention(self, attn: nn.Module, x: Tensor) -> Tensor:
-        return grid_attention(attn, x)
+    def attention(self, attn: nn.Module, x: Tensor, windows: Windows) -> Tensor:
+        return grid_attention(attn, x, windows)
 
     def mlp(self, mlp: nn.Module, h: Tensor) -> Tensor:
         return mlp(h)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from napari_clipsam.models.attention import Windows
     from napari_clipsam.semantics import Signals
 
 __all__ = ["ClipAttentionTuning", "ClipLoraTuning", "LoraLayer", "LowRank"]
@@ -52,7 +53,7 @@ class LoraLayer(BlockLayer):
         """The layer itself: nothing depends on the signals."""
         return self
 
-    def attention(self, attn: nn.Module, x: Tensor) -> Tensor:
+    def attention(self, attn: nn.Module, x: Tensor, windows: Windows) -> Tensor:
         """Attention with updated q and v."""
         frozen = cast("nn.Linear", attn.qkv)
 
@@ -60,7 +61,7 @@ class LoraLayer(BlockLayer):
             zeros = torch.zeros_like(tokens)
             return frozen(tokens) + torch.cat([self.q(tokens), zeros, self.v(tokens)], dim=-1)
 
-        return grid_attention(attn, x, qkv)
+        return grid_attention(attn, x, windows, qkv)
 
     def mlp(self, mlp: nn.Module, h: Tensor) -> Tensor:
         """The block's own MLP."""

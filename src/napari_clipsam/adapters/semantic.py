@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from napari_clipsam.models.attention import Windows
     from napari_clipsam.semantics import Signals
 
 __all__ = ["GuidedLayer", "SemanticAdapter", "conditioning"]
@@ -85,8 +86,8 @@ class _BoundGuided:
     injection: Tensor | None
     pad_before_norm: bool
 
-    def attention(self, attn: nn.Module, x: Tensor) -> Tensor:
-        return self.layer.regular(grid_attention(attn, x))
+    def attention(self, attn: nn.Module, x: Tensor, windows: Windows) -> Tensor:
+        return self.layer.regular(grid_attention(attn, x, windows))
 
     def mlp(self, mlp: nn.Module, h: Tensor) -> Tensor:
         return mlp(h) + self.layer.semantic(h, self.injection)

@@ -19,7 +19,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from napari_clipsam.errors import ConfigError
-from napari_clipsam.models.attention import grid_attention
+from napari_clipsam.models.attention import Windows, grid_attention
 from napari_clipsam.models.identity import tensor_identity
 from napari_clipsam.models.stem import PyramidStem
 from napari_clipsam.models.stock import (
@@ -27,8 +27,6 @@ from napari_clipsam.models.stock import (
     MaskDecoder,
     PromptEncoder,
     TwoWayTransformer,
-    window_partition,
-    window_unpartition,
 )
 from napari_clipsam.models.two_way import masks_of, two_way, upscale
 
@@ -126,14 +124,14 @@ SAM_CONFIGS: dict[str, SamConfig] = {
 class BlockAdapter(Protocol):
     """What may take part in one encoder block.
 
-    `pad_before_norm` says that windows are cut before the first layer norm, as the paper's released
-    blocks do, so that padding tokens are LN(0) instead of 0.
+    `pad_before_norm` says that windows are filled up before the first layer norm, as the paper's
+    released blocks do, so that padding tokens are LN(0) instead of 0.
     """
 
     pad_before_norm: bool
 
-    def attention(self, attn: nn.Module, x: Tensor) -> Tensor:
-        """Attention of (windowed) normalised tokens (B, H, W, C)."""
+    def attention(self, attn: nn.Module, x: Tensor, windows: Windows) -> Tensor:
+        """Attention of normalised tokens (B, H, W, C), which see as far as their window."""
         ...
 
     def mlp(self, mlp: nn.Module, h: Tensor) -> Tensor:
@@ -419,21 +417,9 @@ def _positions_first(grid: Tensor) -> Tensor:
 
 def _run_block(block: Block, x: Tensor, adapter: BlockAdapter | None) -> Tensor:
     """One transformer block of the encoder, with an adapter or without."""
-    a = _attend(block, x, adapter)
-    x = x + a
+    run = grid_attention if adapter is None else adapter.attention
+    # The norm of a token of zeros is its bias.
+    filler = block.norm1.bias if adapter is not None and adapter.pad_before_norm else None
+    x = x + run(block.attn, block.norm1(x), Windows(block.window_size, filler))
     h = block.norm2(x)
     return x + (block.mlp(h) if adapter is None else adapter.mlp(block.mlp, h))
-
-
-def _attend(block: Block, x: Tensor, adapter: BlockAdapter | None) -> Tensor:
-    run = grid_attention if adapter is None else adapter.attention
-    size = block.window_size
-    if size == 0:
-        return run(block.attn, block.norm1(x))
-    grid = x.shape[1:3]
-    if adapter is not None and adapter.pad_before_norm:
-        windows, padded = window_partition(x, size)
-        windows = block.norm1(windows)
-    else:
-        windows, padded = window_partition(block.norm1(x), size)
-    return window_unpartition(run(block.attn, windows), size, padded, grid)

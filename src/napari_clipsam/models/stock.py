@@ -17,8 +17,6 @@ __all__ = [
     "PromptEncoder",
     "TwoWayTransformer",
     "get_rel_pos",
-    "window_partition",
-    "window_unpartition",
 ]
 
 _PACKAGE = "segment_anything"
@@ -50,8 +48,4 @@ from segment_anything.modeling import (  # noqa: E402
     PromptEncoder,
     TwoWayTransformer,
 )
-from segment_anything.modeling.image_encoder import (  # noqa: E402
-    get_rel_pos,
-    window_partition,
-    window_unpartition,
-)
+from segment_anything.modeling.image_encoder import get_rel_pos  # noqa: E402
