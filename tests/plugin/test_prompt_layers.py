@@ -22,8 +22,9 @@ from napari_clipsam._plugin.marks import (
     points_along,
     polygon_mask,
 )
+from napari_clipsam._plugin.placed_marks import COLOURS
 from napari_clipsam._plugin.preview import PreviewLayer, empty_labels
-from napari_clipsam._plugin.prompt_layers import COLOURS, PromptLayers
+from napari_clipsam._plugin.prompt_layers import PromptLayers
 from napari_clipsam.inference.requests import ObjectMask
 from napari_clipsam.prompts import Prompts
 
