@@ -285,6 +285,7 @@ def test_an_unfinished_result_of_something_else_is_not_gone_on_with(
     others = [
         (finder, replace(task, target="instances")),
         (finder, replace(task, stack=open_image(noise((7, 48, 64))))),
+        (finder, replace(task, stack=open_image(noise(seed=7)))),
         (_segmenter(finder.model, make_adapter(0, words=(WORD,))), task),
     ]
     for segmenter, other in others:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -27,8 +28,9 @@ from napari_clipsam._plugin.keeper import Keeper
 from napari_clipsam._plugin.runner import SyncRunner
 from napari_clipsam._plugin.settings import Settings
 from napari_clipsam._readers import open_source
+from napari_clipsam.errors import OutputError
 from napari_clipsam.inference.requests import Prediction, PredictRequest
-from napari_clipsam.inference.volume_files import unfinished_folder
+from napari_clipsam.inference.volume_files import check_same_make, unfinished_folder
 from napari_clipsam.planes import read_labels
 
 DEPTH = 12
@@ -275,6 +277,28 @@ def test_what_changed_meanwhile_is_told(deep: SegmentController, tmp_path: Path)
     assert not unfinished_folder(path).exists() and "nuclei" not in deep.viewer.layers
     deep.segment_into(path)
     assert path.is_dir()
+
+
+def test_another_image_of_the_same_name_and_shape_is_told(
+    deep: SegmentController, tmp_path: Path
+) -> None:
+    stop_at(deep, 8)
+    deep.segment_into(tmp_path / "nuclei.ome.zarr")
+    image = deep.viewer.layers["embryo"]
+    image.data = np.flip(image.data, axis=1)
+    deep.act("go-on")
+    assert hint(deep).startswith("nuclei.ome.zarr was begun with another image.")
+
+
+def test_other_limits_are_told_as_such(tmp_path: Path) -> None:
+    made_of = {"pixels": ["a"], "normalisation": "(1, 2)", "word": "nuclei"}
+    path = tmp_path / "nuclei.ome.zarr"
+    unfinished_folder(path).mkdir()
+    state = {"done": 3, "made_of": made_of}
+    (unfinished_folder(path) / "state.json").write_text(json.dumps(state))
+    other = {"pixels": ["b"], "normalisation": "(1, 3)", "word": "nuclei"}
+    with pytest.raises(OutputError, match=r"begun with another brightness\."):
+        check_same_make(path, other)
 
 
 def test_an_adapter_or_a_folder_that_is_gone_is_told(

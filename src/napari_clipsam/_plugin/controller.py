@@ -17,7 +17,9 @@ from napari_clipsam._plugin.asking import Asking
 from napari_clipsam._plugin.chosen import Chosen
 from napari_clipsam._plugin.engine import Engine, Loaded, Setup
 from napari_clipsam._plugin.exporting import export_work
-from napari_clipsam._plugin.file_jobs import KIND, FolderJob, StackFileJob
+from napari_clipsam._plugin.file_folder import FolderJob
+from napari_clipsam._plugin.file_jobs import KIND
+from napari_clipsam._plugin.file_stack import StackFileJob
 from napari_clipsam._plugin.focus import Focus
 from napari_clipsam._plugin.importing import avoid_llvm_clash
 from napari_clipsam._plugin.runner import Job, Runner, Urgency

@@ -105,6 +105,7 @@ class VolumeTask:
         stack, model, adapter = self.stack, segmenter.model, segmenter.adapter
         return {
             "image": [stack.name, stack.axes, list(stack.shape), str(stack.dtype)],
+            "pixels": self._sample(),
             "channels": list(stack.channels),
             "normalisation": repr(stack.normalisation.limits),
             "word": word,
@@ -114,6 +115,11 @@ class VolumeTask:
             "adapter": None if adapter is None else tensor_identity(adapter.state_dict()),
             "threshold": None if adapter is None else adapter.info.threshold,
         }
+
+    def _sample(self) -> list[str]:
+        """What the first plane and the one in the middle show, to notice another image."""
+        picks = sorted({0, len(self.indices) // 2})
+        return [self.stack.plane(self.indices[pick]).fingerprint for pick in picks]
 
 
 def segment_volume(

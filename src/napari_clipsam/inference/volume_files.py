@@ -42,6 +42,13 @@ _TIFF = (".tif", ".tiff")
 _ZARR = ".zarr"
 _LABELS, _STATE, _LOCK = "labels.zarr", "state.json", "lock"
 _FORMAT = 1
+# For people, where the keys of what labels are made of say it otherwise.
+_NAMES = {
+    "pixels": "image",
+    "normalisation": "brightness",
+    "links": "distance of slices",
+    "threshold": "adapter",
+}
 
 
 @dataclass(frozen=True)
@@ -108,9 +115,11 @@ def check_same_make(path: Path, made_of: Mapping[str, Any]) -> None:
     now = json.loads(json.dumps(made_of))
     if former is None or former.made_of == now:
         return
-    names = {"normalisation": "brightness", "links": "distance of slices", "threshold": "adapter"}
     differing = [key for key in now if former.made_of.get(key) != now[key]]
-    what = ", ".join(dict.fromkeys(names.get(key, key) for key in differing)) or "version"
+    if {"channels", "normalisation"} & set(differing):
+        # Other channels or limits show other pixels of the same image.
+        differing = [key for key in differing if key != "pixels"]
+    what = ", ".join(dict.fromkeys(_NAMES.get(key, key) for key in differing)) or "version"
     raise OutputError(
         f"{path.name} was begun with another {what}. Choose what it was begun with, or forget it "
         "and begin anew."
