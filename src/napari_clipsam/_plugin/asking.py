@@ -185,7 +185,7 @@ class Asking:
     def prepare(self, key: PlaneKey) -> None:
         """While nobody waits: load the model, encode this plane, and once asked those beside it."""
         setup, focus = self._to.setup, self._to.focus
-        keys = focus.neighbours(key) if self._to.is_loaded else (key,)
+        keys = focus.neighbours(key) if self._to.models.is_loaded else (key,)
         word = self._to.state.word or None
         work = partial(self._to.engine.prepare, setup, focus.reader(), keys, word)
 

@@ -16,16 +16,16 @@ from napari_clipsam._plugin import choices, commands, drafts, keymap, wording
 from napari_clipsam._plugin.asking import Asking
 from napari_clipsam._plugin.chosen import Chosen
 from napari_clipsam._plugin.engine import Engine, Loaded, Setup
-from napari_clipsam._plugin.exporting import export_work
 from napari_clipsam._plugin.file_folder import FolderJob
 from napari_clipsam._plugin.file_jobs import KIND
 from napari_clipsam._plugin.file_stack import StackFileJob
 from napari_clipsam._plugin.focus import Focus
-from napari_clipsam._plugin.importing import avoid_llvm_clash
-from napari_clipsam._plugin.runner import Job, Runner, Urgency
+from napari_clipsam._plugin.kept import UNKEPT, Kept
+from napari_clipsam._plugin.model_choice import ModelChoice
+from napari_clipsam._plugin.runner import Runner
 from napari_clipsam._plugin.stack_jobs import WRITING, StackJobs
 from napari_clipsam._plugin.state import DockState, ExportKind, Hint, Progress, Target, Tool
-from napari_clipsam.errors import ClipSamError, PlaneError
+from napari_clipsam.errors import ClipSamError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -36,15 +36,10 @@ if TYPE_CHECKING:
     from napari_clipsam._plugin.drafts import Draft
     from napari_clipsam._plugin.keeper import Keeper
     from napari_clipsam._plugin.settings import Settings
-    from napari_clipsam.session.objects import SessionObject
 
 __all__ = ["SegmentController"]
 
 _HISTORY = 20
-_UNKEPT = Hint(
-    "There is something that is not kept yet. Keep it or clear it first.",
-    (("keep", "Keep"), ("clear", "Clear")),
-)
 
 
 class SegmentController:
@@ -85,20 +80,20 @@ class SegmentController:
         self.settings, self.chosen = settings, chosen or Chosen()
         model = self.chosen.model or settings().model
         self.state = DockState(model=model, adapter=self.chosen.usable_adapter())
-        self.clip = self.chosen.clip
+        self.models = ModelChoice(self, self.chosen)
         self.focus = Focus(viewer, settings)
         self.asking = Asking(self)
         self.stacks = StackJobs(self)
+        self.kept = Kept(self)
         self.stack_file, self.folder = StackFileJob(self), FolderJob(self)
-        self.is_loaded = False
         self._closed = False
         # Until the user says otherwise, each word goes to the layer it went to before.
         self._into_chosen = False
         self._connect()
-        self._prepare()
-        self._on_layers()
+        self.models.prepare()
+        self.show_layers()
         self.keeper.recorder.trouble = self.on_error
-        self._offer_lost()
+        self.kept.offer_lost()
 
     # -- what the dock may ask for -----------------------------------------------------------------
 
@@ -108,22 +103,22 @@ class SegmentController:
             return
         self.stacks.settle()
         if self.keeper.state.draft:
-            self.update(hint=_UNKEPT)
+            self.update(hint=UNKEPT)
             return
-        self.guarded(lambda: self._take_up(name))
+        self.guarded(lambda: self.take_up(name))
 
     def set_channel(self, value: str) -> None:
         """Look at other channels of the image; clicks and masks stay."""
         self.guarded(lambda: self.focus.choose_channel(value))
-        self._on_layers()
+        self.show_layers()
 
     def set_model(self, name: str) -> None:
         """Let another model answer from now on; it is loaded at once, off the main thread."""
-        self._switch(model=name, adapter="default")
+        self.models.switch(model=name, adapter="default")
 
     def set_adapter(self, name: str) -> None:
         """Let another adapter condition the model."""
-        self._switch(adapter=name)
+        self.models.switch(adapter=name)
 
     def want_word(self) -> None:
         """Go to the field for the word."""
@@ -240,7 +235,7 @@ class SegmentController:
 
     def open_object(self, key: str) -> None:
         """Show a kept object, and reopen it for correction."""
-        self.guarded(lambda: self._open(key))
+        self.guarded(lambda: self.kept.open(key))
 
     def delete_object(self, key: str) -> None:
         """Take an object out of its labels layer; undo brings it back."""
@@ -249,7 +244,7 @@ class SegmentController:
 
     def next_weak(self) -> None:
         """Go to the weakest slice of the preview, or to the weakest object, then to the next."""
-        self.guarded(self._next_weak)
+        self.guarded(self.kept.next_weak)
 
     def act(self, action: str) -> None:
         """Do what a button of the hint says."""
@@ -261,8 +256,8 @@ class SegmentController:
             "show-slices": self.focus.show_slices,
             "target-instances": partial(self.set_target, "instances"),
             "target-object": partial(self.set_target, "object"),
-            "restore": self._restore,
-            "discard": self._discard,
+            "restore": self.kept.restore,
+            "discard": self.kept.discard,
             "into-file": self.want_file,
             "go-on": lambda: self._into_disk(self.stack_file.go_on, needs_word=False),
             "forget": self.stack_file.forget,
@@ -283,11 +278,7 @@ class SegmentController:
 
     def open_project(self, folder: Path) -> None:
         """Go on with a session that was saved."""
-        if self.keeper.has_unkept():
-            self.update(hint=_UNKEPT)
-            return
-        self.guarded(lambda: self.keeper.open_project(folder))
-        self.sync()
+        self.kept.open_project(folder)
 
     def replay(self) -> None:
         """Make the kept objects again with the chosen model, as a preview."""
@@ -295,7 +286,7 @@ class SegmentController:
 
     def export(self, kind: ExportKind, path: Path) -> None:
         """Write labels or the table of objects to a file, off the main thread."""
-        self.guarded(lambda: self._export(kind, path))
+        self.guarded(lambda: self.kept.export(kind, path))
 
     def close(self) -> None:
         """Let go of everything; may be called twice. The session itself stays with the viewer."""
@@ -335,7 +326,12 @@ class SegmentController:
     @property
     def setup(self) -> Setup:
         """The model that is to answer."""
-        return self.settings().setup(self.state.model, self.state.adapter, self.clip)
+        return self.models.setup
+
+    @property
+    def clip(self) -> str:
+        """The CLIP that is to answer."""
+        return self.models.clip
 
     @property
     def progress(self) -> Progress | None:
@@ -349,24 +345,58 @@ class SegmentController:
 
     def on_loaded(self, value: Loaded) -> None:
         """Show the model that is ready now."""
-        self.is_loaded = True
-        self.update(device=value.device, known_words=value.words)
+        self.models.on_loaded(value)
 
     def on_error(self, error: ClipSamError) -> None:
         """Show an error; the plugin goes on."""
         self.update(hint=wording.error_hint(error), busy=self.progress)
 
-    # -- reactions ---------------------------------------------------------------------------------
+    def guarded(self, act: Callable[[], object]) -> None:
+        """Do something; an error becomes a line that says what to do."""
+        try:
+            act()
+        except ClipSamError as error:
+            self.on_error(error)
 
-    def _take_up(self, name: str) -> None:
+    def take_up(self, name: str) -> None:
+        """Work on an image that nothing speaks against."""
         self.focus.take_up(name, self.asking.on_prompts)
         if self.focus.image is not None:
             self.keeper.take_up(self.focus.image)
         self.update(hint=None)
         self.sync()
-        self._on_layers()
-        self._on_slice()
-        self._offer_lost()
+        self.show_layers()
+        self.show_slice()
+        self.kept.offer_lost()
+
+    def show_slice(self, _: object = None) -> None:
+        """Take up the slice or view that is seen now, and encode it while nobody waits."""
+        self.keeper.look()
+        part = choices.stack_choices(self.focus, self.state)
+        self.update(**part)
+        self.stacks.estimate()
+        key = self.focus.shown_key()
+        if key is not None:
+            if self.state.hint == self.focus.wrong_view:
+                self.update(hint=None)
+            self.asking.prepare(key)
+        elif self.focus.image is not None:
+            self.update(hint=self.focus.wrong_view)
+
+    def show_layers(self, _: object = None) -> None:
+        """Offer the layers there are, after some came, went or were renamed."""
+        if self.focus.image is not None and not self.focus.is_there:
+            self._leave_image()
+        part = choices.layer_choices(self.viewer, self.focus, self.keeper, self.state)
+        self.update(**part)
+        if self.focus.image is None:
+            first = choices.best_image(self.viewer, self.keeper.image)
+            if first:
+                self.guarded(lambda: self.take_up(first))
+            elif self.state.hint is None:
+                self.update(hint=wording.no_image())
+
+    # -- reactions ---------------------------------------------------------------------------------
 
     def _into_disk(self, begin: Callable[[], None], needs_word: bool = True) -> None:
         """Begin what writes to disk; what fills the preview ends."""
@@ -384,90 +414,6 @@ class SegmentController:
         self.update(target="object")
         self._use_tool("point+")
 
-    def _switch(self, former_clip: str = "", **setup: str) -> None:
-        """Change model or adapter: what runs with the former one ends first."""
-        for kind in ("stack", "prefetch", KIND):
-            self.runner.stop(kind)
-        former = {name: getattr(self.state, name) for name in ("model", "adapter", "device")}
-        former["known_words"] = self.state.known_words
-        self.update(**setup, device="", known_words=(), hint=None)
-        self.chosen.choose(self.state.model, self.state.adapter)
-        self._prepare(former, former_clip)
-
-    def _on_chosen(self, model: str, adapter: str) -> None:
-        """Another dock chose."""
-        clip, self.clip = self.clip, self.chosen.clip
-        if (model, adapter, self.clip) != (self.state.model, self.state.adapter, clip):
-            self._switch(clip, model=model, adapter=adapter)
-
-    def _on_renewed(self) -> None:
-        """Models or adapters came or went."""
-
-        def work() -> Any:
-            yield choices.model_choices(self.setup)
-
-        self.runner.submit(
-            Job("choices", work, Urgency.WORD, on_value=self._offer, on_error=self.on_error)
-        )
-
-    def _offer(self, found: dict[str, Any]) -> None:
-        """Offer the models and adapters that were found."""
-        self.update(**{**found, "adapters": (*found["adapters"], *self.chosen.unsaved)})
-
-    def _prepare(self, former: dict[str, Any] | None = None, former_clip: str = "") -> None:
-        """Off the main thread: what models there are; after a switch, load the one chosen.
-
-        Where it cannot be loaded, the `former` one stays.
-        """
-
-        def work() -> Any:
-            avoid_llvm_clash()
-            yield choices.model_choices(self.setup)
-            if former is not None:
-                yield from self.engine.load(self.setup)
-
-        def ready(value: Any) -> None:
-            if isinstance(value, Loaded):
-                self.on_loaded(value)
-                self._on_slice()
-            else:
-                self._offer(value)
-
-        def failed(error: ClipSamError) -> None:
-            self.update(**(former or {}))
-            self.clip = former_clip or self.clip
-            self.chosen.choose(self.state.model, self.state.adapter, self.clip)
-            self.on_error(error)
-
-        self.runner.submit(Job("prepare", work, Urgency.WORD, on_value=ready, on_error=failed))
-
-    def _on_slice(self, _: object = None) -> None:
-        """Another slice or view is shown."""
-        self.keeper.look()
-        part = choices.stack_choices(self.focus, self.state)
-        self.update(**part)
-        self.stacks.estimate()
-        key = self.focus.shown_key()
-        if key is not None:
-            if self.state.hint == self.focus.wrong_view:
-                self.update(hint=None)
-            self.asking.prepare(key)
-        elif self.focus.image is not None:
-            self.update(hint=self.focus.wrong_view)
-
-    def _on_layers(self, _: object = None) -> None:
-        """Layers came, went or were renamed."""
-        if self.focus.image is not None and not self.focus.is_there:
-            self._leave_image()
-        part = choices.layer_choices(self.viewer, self.focus, self.keeper, self.state)
-        self.update(**part)
-        if self.focus.image is None:
-            first = choices.best_image(self.viewer, self.keeper.image)
-            if first:
-                self.guarded(lambda: self._take_up(first))
-            elif self.state.hint is None:
-                self.update(hint=wording.no_image())
-
     def _leave_image(self) -> None:
         """The image is gone: nobody can answer about it any more."""
         self.stop()
@@ -483,88 +429,16 @@ class SegmentController:
         into = self.state.keep_into or self.keeper.layer_for(self.state.word)
         self.update(answer=message, keep_into=into)
 
-    def _open(self, key: str) -> None:
-        one = self.keeper.state.objects.get(key)
-        if one is None:
-            return
-        if self.state.selected != key:
-            if self.keeper.has_unkept():
-                self.update(hint=_UNKEPT)
-                return
-            self._show_image_of(one)
-            self.keeper.open(key)
-            self.update(target="object", word=one.word or "")
-            self.sync()
-        self.focus.go_to(one.weakest)
-
-    def _show_image_of(self, one: SessionObject) -> None:
-        """Work on the image that an object lies in.
-
-        Raises
-        ------
-        PlaneError
-            It is not there.
-        """
-        if one.image != self.focus.name and one.image in {c.value for c in self.state.images}:
-            self._take_up(one.image)
-        if self.focus.image is None or not drafts.fitting((one,), self.focus.image.shape):
-            raise PlaneError(f"This object lies in another image. Open {one.image} first.")
-
-    def _next_weak(self) -> None:
-        draft = self.keeper.state.draft
-        if len(draft) == 1 and len(draft[0].masks) > 1:
-            self.focus.go_to(choices.next_weak_slice(draft[0], self.focus.shown_key()))
-            return
-        row = choices.next_weak_object(self.state)
-        if row:
-            self._open(row)
-
-    def _offer_lost(self) -> None:
-        """Offer a session that was cut off, as long as nothing was done in this one."""
-        lost = self.keeper.recorder.lost()
-        if lost and not (self.keeper.undo_text or self.keeper.redo_text):
-            self.update(hint=wording.restore_hint(lost))
-        elif self.state.hint is None and self.progress is None:
-            self.guarded(lambda: self.stack_file.offer() or self.folder.offer())
-
-    def _discard(self) -> None:
-        self.keeper.recorder.discard_lost()
-        self._offer_lost()
-
-    def _restore(self) -> None:
-        path = self.keeper.recorder.take_lost()
-        if path is not None:
-            self.keeper.open_project(path)
-        self._on_layers()
-        self.sync()
-        self._offer_lost()
-
-    def _export(self, kind: ExportKind, path: Path) -> None:
-        work = export_work(self.keeper, kind, path, self.state.keep_into)
-
-        def done() -> None:
-            self.update(busy=self.progress, answer=f"written: {path.name}")
-
-        self.update(busy=Progress(f"Writing {path.name}", can_stop=False))
-        self.runner.submit(Job("export", work, Urgency.STACK, on_done=done, on_error=self.on_error))
-
-    def guarded(self, act: Callable[[], object]) -> None:
-        """Do something; an error becomes a line that says what to do."""
-        try:
-            act()
-        except ClipSamError as error:
-            self.on_error(error)
-
     def _events(self) -> list[tuple[Any, Callable[..., None]]]:
         layers, dims = self.viewer.layers.events, self.viewer.dims.events
         return [
-            (layers.inserted, self._on_layers),
-            (layers.removed, self._on_layers),
-            (layers.reordered, self._on_layers),
-            (layers.renamed, self._on_layers),
-            (dims.current_step, self._on_slice),
-            (dims.order, self._on_slice),
-            (dims.ndisplay, self._on_slice),
+            (layers.inserted, self.show_layers),
+            (layers.removed, self.show_layers),
+            (layers.reordered, self.show_layers),
+            (layers.renamed, self.show_layers),
+            (dims.current_step, self.show_slice),
+            (dims.order, self.show_slice),
+            (dims.ndisplay, self.show_slice),
         ]
 
     def _connect(self) -> None:
@@ -572,13 +446,10 @@ class SegmentController:
         keymap.bind(self.viewer, self)
         for event, reaction in self._events():
             event.connect(reaction)
-        self.chosen.changed.connect(self._on_chosen)
-        self.chosen.renewed.connect(self._on_renewed)
 
     def _disconnect(self) -> None:
         for event, reaction in self._events():
             event.disconnect(reaction)
-        self.chosen.changed.disconnect(self._on_chosen, missing_ok=True)
-        self.chosen.renewed.disconnect(self._on_renewed, missing_ok=True)
+        self.models.close()
         if commands.forget(self.viewer, self):
             keymap.unbind(self.viewer)
