@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib.util
 import logging
 import os
@@ -23,7 +24,12 @@ TRIES = 3
 # Seconds to reach a scheduler: one that runs, and one that is being started on a busy machine.
 _REACH, _PATIENCE = 5.0, 60.0
 # Imported before workers are forked.
-_IMPORTED = ("distributed", "open_clip", "napari_clipsam.inference.cluster_worker")
+_IMPORTED = (
+    "napari_clipsam.inference.cluster_fork",
+    "distributed",
+    "open_clip",
+    "napari_clipsam.inference.cluster_worker",
+)
 
 
 @contextmanager
@@ -136,13 +142,19 @@ def _start(workers: int) -> Any:
 
         return LocalCUDACluster(**common)
     from distributed import LocalCluster
+    from distributed.deploy.spec import close_clusters
     from distributed.utils import get_mp_context
 
     context = get_mp_context()
     if context.get_start_method() == "forkserver":
         context.set_forkserver_preload(list(_IMPORTED))
     quiet = ["napari_clipsam.inference.cluster_signals"]
-    return LocalCluster(**common, worker_dashboard_address=None, preload=quiet)
+    try:
+        return LocalCluster(**common, worker_dashboard_address=None, preload=quiet)
+    except BaseException:
+        # At exit dask would close what was interrupted before it began, and fail in many lines.
+        atexit.unregister(close_clusters)
+        raise
 
 
 def _dask_cuda_serves(workers: int) -> bool:
@@ -168,14 +180,23 @@ def _end(client: Client, cluster: Any) -> None:
 
 @contextmanager
 def _hushed() -> Iterator[None]:
-    """Keep distributed's log off the terminal: what matters is raised."""
-    logger = logging.getLogger("distributed")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
+    """Keep dask's log off the terminal: what matters is raised.
+
+    After Ctrl-C it stays off, for dask's threads report what they could not finish.
+    """
+    before = {name: logging.getLogger(name).level for name in ("distributed", "asyncio")}
+    for name in before:
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    interrupted = False
     try:
         yield
+    except KeyboardInterrupt:
+        interrupted = True
+        raise
     finally:
-        logger.setLevel(before)
+        if not interrupted:
+            for name, level in before.items():
+                logging.getLogger(name).setLevel(level)
 
 
 def threads_each(workers: int) -> int:
