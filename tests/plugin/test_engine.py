@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+from napari.layers import Image
 from tiny import tiny_clip, tiny_sam
 
 from napari_clipsam._machine import Memory
 from napari_clipsam._plugin import engine as engine_module
 from napari_clipsam._plugin.engine import Engine, Lent, Setup
+from napari_clipsam._plugin.layers import open_layer
 from napari_clipsam.models.weights import save_clip, save_sam
 from napari_clipsam.training.budget import Probe
 from napari_clipsam.training.events import Estimate
@@ -64,6 +68,19 @@ def test_a_model_is_loaded_ahead_only_where_it_leaves_room(
     assert not [*engine.prepare(setup, read, (), None), *asked]
     free = enough
     assert not [*engine.prepare(setup, read, (), None)] and asked == [setup]
+
+
+def test_it_says_which_plane_it_encodes_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, setup = Engine(lambda: None), Setup()
+    said: list[Any] = []
+    model = SimpleNamespace(prepare=lambda plane, word: said.append(engine.encoding))
+    monkeypatch.setattr(Engine, "load", lambda *_: iter(()))
+    monkeypatch.setattr(Engine, "_ready", model)
+    read: Any = open_layer(Image(np.zeros((3, 8, 8), np.uint8))).reader()
+    keys = ((1, None, None), (2, None, None))
+    for _ in engine.prepare(setup, read, keys, None):
+        said.append(engine.encoding)
+    assert said == [keys[0], None, keys[1], None]
 
 
 def test_another_clip_reads_the_words_of_the_same_model(tmp_path: Path) -> None:

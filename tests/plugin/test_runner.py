@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -104,6 +105,21 @@ def test_a_click_is_answered_inside_a_long_job(main: Main, runner: ThreadRunner)
         *("plane", "stack done"),
         *("trunk", "prefetch done"),
     ]
+
+
+@pytest.mark.parametrize(("plane", "first"), [(3, "trunk"), (4, "mask")])
+def test_a_click_lets_go_on_what_it_needs_itself(
+    plane: int, first: str, main: Main, runner: ThreadRunner
+) -> None:
+    ahead = Gate(runner, "trunk")
+    job = main.job("prefetch", ahead, Urgency.PREFETCH)
+    runner.submit(replace(job, doing=lambda: None if main.seen else 3))
+    assert ahead.inside.wait(PATIENCE)
+    runner.submit(replace(main.job("click", counting("mask"), Urgency.CLICK), need=plane))
+    ahead.open.set()
+
+    main.until("click done")
+    assert main.until("prefetch done")[0] == first
 
 
 def test_the_latest_of_a_kind_wins(main: Main, runner: ThreadRunner) -> None:

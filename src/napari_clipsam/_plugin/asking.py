@@ -134,6 +134,7 @@ class Asking:
                 on_value=then,
                 on_error=self._to.on_error,
                 on_stop=lambda: self._to.update(busy=self._to.progress),
+                need=key if target == "object" else None,
             )
         )
 
@@ -193,4 +194,12 @@ class Asking:
             if value is not None and value.setup == self._to.setup:
                 self._to.on_loaded(value)
 
-        self._to.runner.submit(Job("prefetch", work, Urgency.PREFETCH, on_value=ready))
+        self._to.runner.submit(
+            Job(
+                "prefetch",
+                work,
+                Urgency.PREFETCH,
+                on_value=ready,
+                doing=lambda: self._to.engine.encoding,
+            )
+        )

@@ -138,12 +138,15 @@ class Engine:
         Adapters that are in no file, by the name a `Setup` has for them.
     ready : Loaded or None
         What was loaded last.
+    encoding : PlaneKey or None
+        Which plane is encoded ahead right now.
     """
 
     check: Callable[[], None]
     tell: Callable[[Any], None] = lambda value: None
     in_memory: dict[str, Adapter] = field(default_factory=dict, repr=False)
     ready: Loaded | None = None
+    encoding: PlaneKey | None = None
     _segmenter: Segmenter | None = field(default=None, repr=False)
     _setup: Setup | None = None
     # What was tried out last, and what for.
@@ -224,7 +227,11 @@ class Engine:
         yield from self.load(setup)
         for key in keys:
             if not is_large(read.plane_shape(key)):
-                self._ready.prepare(read(key), word)
+                self.encoding = key
+                try:
+                    self._ready.prepare(read(key), word)
+                finally:
+                    self.encoding = None
             yield None
 
     def stack(

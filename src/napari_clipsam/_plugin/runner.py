@@ -9,7 +9,7 @@ So one thread at a time uses the model, and a long job goes on where it was.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import partial
@@ -53,6 +53,11 @@ class Job:
     on_value, on_done, on_error, on_stop : callable
         Called on the main thread: with each value, at the end, with a `ClipSamError`, after a stop.
         Nothing is called any more once another job took its place.
+    need : hashable, optional
+        What has to be computed for it first.
+    doing : callable
+        What it computes at the moment, asked on the worker. More urgent jobs that need just this
+        wait for it, which is over sooner than if it began anew.
     """
 
     kind: str
@@ -62,6 +67,8 @@ class Job:
     on_done: Callable[[], None] = _nothing
     on_error: Callable[[ClipSamError], None] = _nothing
     on_stop: Callable[[], None] = _nothing
+    need: Hashable = None
+    doing: Callable[[], Hashable] = _nothing
 
 
 class Runner(Protocol):
@@ -214,7 +221,7 @@ class ThreadRunner:
             return
         task = self._running[-1]
         while not (task.dropped or task.stopped):
-            urgent = self._take(more_urgent_than=task.job.urgency)
+            urgent = self._take(task.job.urgency, task.job.doing())
             if urgent is None:
                 return
             self._finish(urgent)
@@ -261,12 +268,18 @@ class ThreadRunner:
             if task is not None:
                 self._finish(task)
 
-    def _take(self, more_urgent_than: Urgency | None = None) -> _Task | None:
+    def _take(
+        self, more_urgent_than: Urgency | None = None, doing: Hashable = None
+    ) -> _Task | None:
         with self._changed:
             fit = [
                 task
                 for task in self._waiting
-                if more_urgent_than is None or task.job.urgency < more_urgent_than
+                if more_urgent_than is None
+                or (
+                    task.job.urgency < more_urgent_than
+                    and (doing is None or task.job.need != doing)
+                )
             ]
             if not fit:
                 return None
