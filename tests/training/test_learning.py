@@ -4,18 +4,21 @@ import gc
 import weakref
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from lessons import example, tiny_model
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from napari_clipsam.models.registry import LoadedModel
 from napari_clipsam.training.learner import HeadLearner
-from napari_clipsam.training.learning import bytes_kept
+from napari_clipsam.training.learning import Means, bytes_kept
 from napari_clipsam.training.material import Material
 from napari_clipsam.training.settings import FitSettings
 from napari_clipsam.training.starting import prepare_adapter
-from napari_clipsam.training.views import ViewMaker
+from napari_clipsam.training.views import ViewMaker, gather
 
 CPU = torch.device("cpu")
 SETTINGS = FitSettings(steps=1, clip_tuning="none")
@@ -45,7 +48,7 @@ def test_a_batch_that_does_not_fit_is_taken_in_parts(model: LoadedModel) -> None
         learner.micro = learner.material.batch
         learner.fit_memory(free)
         assert learner.micro == micro
-        assert learner.step(0.5) is not None
+        assert learner.step(0.5)["loss"].isfinite()
 
 
 def test_where_one_view_does_not_fit_blocks_are_run_again(model: LoadedModel) -> None:
@@ -65,7 +68,7 @@ def test_where_one_view_does_not_fit_blocks_are_run_again(model: LoadedModel) ->
     assert kept[1] < 0.8 * kept[0]
     torch.testing.assert_close(gradients[1], gradients[0])
     learner.fit_memory(kept[0] - 1)
-    assert learner.recompute and learner.step(0.5) is not None
+    assert learner.recompute and learner.step(0.5)["loss"].isfinite()
     learner.fit_memory(1 << 40)
     assert not learner.recompute
 
@@ -122,3 +125,69 @@ def test_what_was_counted_is_let_go() -> None:
     assert bytes_kept(work, []) == 4 * 8
     gc.collect()
     assert outputs[0]() is None
+
+
+class Reads(TorchDispatchMode):
+    """Counts what would make a GPU wait: values that are read, or shapes that depend on them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits: list[str] = []
+        # Drawn on the host, for the host; kept, so that no address is used twice.
+        self.drawn: dict[int, Tensor] = {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        name = func.overloadpacket.__name__
+        tensors = [one for one in tree_leaves((args, kwargs)) if isinstance(one, Tensor)]
+        of_host = bool(tensors) and all(id(one) in self.drawn for one in tensors)
+        by_mask = name.startswith("index") and any(one.dtype == torch.bool for one in tensors[1:])
+        if name in ("_local_scalar_dense", "nonzero", "masked_select", "equal") or by_mask:
+            self.waits += [] if of_host else [name]
+        elif name.startswith(("unique", "_unique")):
+            self.waits.append(name)
+        result = func(*args, **kwargs)
+        drawn = "generator" in func._overloadname and isinstance(result, Tensor)
+        if isinstance(result, Tensor) and (of_host or (drawn and result.dim() == 0)):
+            self.drawn[id(result)] = result
+        return result
+
+
+@pytest.mark.parametrize("goal", ["concept", "object", "both"])
+def test_no_step_waits_for_the_device(
+    model: LoadedModel, monkeypatch: pytest.MonkeyPatch, goal: str
+) -> None:
+    def one_hot(index: Tensor, classes: int) -> Tensor:
+        return (index[..., None] == torch.arange(classes)).long()
+
+    # On CPUs alone torch's own looks at its values.
+    monkeypatch.setattr(torch.nn.functional, "one_hot", one_hot)
+    learner = make(model, batch=2, settings=replace(SETTINGS, goal=goal))
+    means, reads = Means(), Reads()
+    # Facts of a view are found once.
+    gather(learner.material.views)
+    with reads:
+        for step in range(12):
+            means.add(learner.step(step / 12))
+    assert reads.waits == []
+    assert all(np.isfinite(list(means.take().values())))
+    assert means.take() == {}
+    with reads:
+        bool(next(learner.material.adapter.parameters()).sum() > 0)
+    assert reads.waits == ["_local_scalar_dense"]
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_step_that_is_not_finite_changes_nothing(model: LoadedModel, fused: bool) -> None:
+    learner = make(model, batch=1)
+    if not fused:
+        learner._fused = False
+        for group in learner.optimizer.param_groups:
+            group["fused"] = False
+    assert learner.step(0.5)["loss"].isfinite()
+    before = {name: value.clone() for name, value in learner.material.adapter.state_dict().items()}
+    terms = HeadLearner.terms
+    learner.terms = lambda *given: {k: v * torch.inf for k, v in terms(learner, *given).items()}
+    assert not learner.step(0.5)["loss"].isfinite()
+    for name, value in learner.material.adapter.state_dict().items():
+        assert torch.equal(value, before[name]), name

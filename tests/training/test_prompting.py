@@ -17,7 +17,7 @@ from napari_clipsam.adapters.inject import Adapter, build_adapter
 from napari_clipsam.semantics import concept_prompts, make_signals
 from napari_clipsam.training.losses import LossWeights
 from napari_clipsam.training.prompting import Conditioned, concept_terms, object_terms
-from napari_clipsam.training.views import Batch
+from napari_clipsam.training.views import Batch, large_enough
 from napari_clipsam.training.windows import Window
 
 CELLS = SIDE // CELL
@@ -41,6 +41,10 @@ def adapter() -> Adapter:
     return build_adapter(AdapterConfig(n_conditioned=1), model.sam, model.clip, 0)
 
 
+def objects_of(ids: Tensor, known: Tensor) -> tuple[tuple[int, ...], ...]:
+    return tuple(map(large_enough, ids, known))
+
+
 def scene(seed: int, views: int = 2) -> Batch:
     """Views with five square objects each, anywhere; the lowest rows are unknown."""
     rng = torch.Generator().manual_seed(seed)
@@ -53,7 +57,7 @@ def scene(seed: int, views: int = 2) -> Batch:
     known = torch.ones(views, CELLS, CELLS)
     known[:, -3:] = 0
     resized = torch.full((views, 2), SIDE)
-    return Batch(resized, None, None, None, (ids > 0).float(), known, ids)
+    return Batch(resized, None, None, None, (ids > 0).float(), known, ids, objects_of(ids, known))
 
 
 def conditioned(window: Window, present: list[bool], seed: int = 0) -> Conditioned:
@@ -66,7 +70,8 @@ def conditioned(window: Window, present: list[bool], seed: int = 0) -> Condition
     )
     numbers = torch.arange(count).view(-1, 1, 1, 1).float()
     embedding = numbers.expand(-1, WINDOWED.out_chans, window.side, window.side).clone()
-    return Conditioned(embedding.requires_grad_(), signals, torch.tensor(present), window)
+    named = tuple(present)
+    return Conditioned(embedding.requires_grad_(), signals, named, torch.tensor(present), window)
 
 
 def concept(
@@ -184,7 +189,8 @@ def test_what_is_unknown_is_no_error(adapter: Adapter) -> None:
     batch = scene(3, 1)
     known = torch.zeros_like(batch.known)
     known[0] = batch.concept[0]
-    batch = Batch(batch.resized, None, None, None, batch.concept, known, batch.ids)
+    rest = batch.concept, known, batch.ids, objects_of(batch.ids, known)
+    batch = Batch(batch.resized, None, None, None, *rest)
     # All that is known is right, whatever lies around it.
     with recorded(lambda one: torch.full((1, CELLS, CELLS), 9.0)) as asked:
         concept(adapter, conditioned(WHOLE, [True]), batch, by_clicks=True)
@@ -303,7 +309,8 @@ def test_unknown_and_tiny_objects_are_not_asked_for(adapter: Adapter) -> None:
     ids[0, 20:26, 20:26] = 2
     known = torch.ones(1, CELLS, CELLS)
     known[0, 16:] = 0
-    batch = Batch(torch.full((1, 2), SIDE), None, None, None, (ids > 0).float(), known, ids)
+    rest = (ids > 0).float(), known, ids, objects_of(ids, known)
+    batch = Batch(torch.full((1, 2), SIDE), None, None, None, *rest)
     assert not objects(adapter, conditioned(WHOLE, [True]), batch, 2, 0)
 
 

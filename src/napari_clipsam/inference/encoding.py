@@ -18,6 +18,7 @@ from napari_clipsam.adapters.inject import tuning_of
 from napari_clipsam.errors import Stopped, WordError
 from napari_clipsam.inference.devices import autocast, require_finite, synchronize
 from napari_clipsam.inference.texts import TextFile
+from napari_clipsam.inference.transfer import to_device
 from napari_clipsam.inference.trunks import TensorCache
 from napari_clipsam.models.clip import Clip
 from napari_clipsam.models.identity import tensor_identity
@@ -297,8 +298,8 @@ class PlaneEncoder:
         return self._pixels.get(view.key, lambda: self._make_pixels(view))
 
     def _make_pixels(self, view: View) -> Tensor:
-        rgb = torch.from_numpy(view.frame.image(view.plane.rgb)).permute(2, 0, 1)
-        pixels = normalise_pixels(rgb.to(self.device, torch.float32))
+        rgb = to_device(torch.from_numpy(view.frame.image(view.plane.rgb)), self.device)
+        pixels = normalise_pixels(rgb.permute(2, 0, 1).float())
         size = view.frame.input_size
         h, w = pixels.shape[1:]
         return F.pad(pixels, (0, size - w, 0, size - h))[None]

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from napari_clipsam.inference.devices import autocast
+from napari_clipsam.inference.transfer import to_device
 from napari_clipsam.training.learning import Learner
 from napari_clipsam.training.prompting import (
     ABSENT_SHARE,
@@ -79,11 +80,10 @@ class HeadLearner(Learner):
         on_cpu = material.device.type == "cpu"
         self._may_cut = on_cpu and may_be_cut(material.model.sam.config, adapter.split)
 
-    def step(self, progress: float) -> dict[str, float] | None:
+    def step(self, progress: float) -> dict[str, Tensor]:
         """Take one step, and let the average follow."""
         values = super().step(progress)
-        if values is not None:
-            self._average()
+        self._average()
         return values
 
     def terms(self, views: Sequence[View], progress: float) -> dict[str, Tensor]:
@@ -91,10 +91,11 @@ class HeadLearner(Learner):
         material, settings, goal = self.material, self.settings, self.settings.goal
         adapter, generator = material.adapter, material.generator
         batch = gather(views)
-        words, present = self._draw_words(views)
+        words, named = self._draw_words(views)
+        present = to_device(torch.tensor(named), material.device)
         terms: dict[str, Tensor] = {}
         window = self._window(batch, progress)
-        seen = self._condition(batch, words, present, window)
+        seen = self._condition(batch, words, named, present, window)
         targets, weights = patch_targets(batch.concept, batch.known, material.model.clip.grid)
         terms["map"] = map_loss(seen.signals.cosine, targets, weights * present[:, None])
         if goal != "object":
@@ -119,7 +120,7 @@ class HeadLearner(Learner):
         super().restore(state)
         self.average.load_state_dict(state["average"])
 
-    def _draw_words(self, views: Sequence[View]) -> tuple[list[str], Tensor]:
+    def _draw_words(self, views: Sequence[View]) -> tuple[list[str], list[bool]]:
         """A word for each view, and whether it names what is labelled there."""
         material = self.material
         words, present = [], []
@@ -130,7 +131,7 @@ class HeadLearner(Learner):
             pool = material.absent if missing else list(material.words[view.example])
             words.append(pool[material.pick(range(len(pool)))])
             present.append(not missing and view.shows)
-        return words, torch.tensor(present, device=material.device)
+        return words, present
 
     def _window(self, batch: Batch, progress: float) -> Window:
         """The part of the views that a step looks at."""
@@ -142,7 +143,12 @@ class HeadLearner(Learner):
         return draw_window(batch.concept * batch.known, shape, material.generator)
 
     def _condition(
-        self, batch: Batch, words: Sequence[str], present: Tensor, window: Window
+        self,
+        batch: Batch,
+        words: Sequence[str],
+        named: Sequence[bool],
+        present: Tensor,
+        window: Window,
     ) -> Conditioned:
         material = self.material
         adapter, sam = material.adapter, material.model.sam
@@ -158,7 +164,7 @@ class HeadLearner(Learner):
                 adapters = [block.part(window.cut_tokens) for block in adapters]
             tokens = window.cut_tokens(tokens)
             embedding = sam.head(tokens, adapter.split, adapters, material.check, self.recompute)
-        return Conditioned(embedding, signals, present, window)
+        return Conditioned(embedding, signals, tuple(named), present, window)
 
     @torch.no_grad()
     def _average(self) -> None:

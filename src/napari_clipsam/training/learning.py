@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from statistics import fmean
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -51,18 +51,19 @@ class Learner(ABC):
         used = [group for group in groups if group[0]]
         self.parameters = [p.requires_grad_() for members, _, _ in used for p in members]
         self._rates = [rate for _, rate, _ in used]
+        self._fused = material.device.type in ("cpu", "cuda")
         self.optimizer = torch.optim.AdamW(
             [{"params": members, "lr": 0.0, "weight_decay": decay} for members, _, decay in used],
             betas=(0.9, 0.98),
-            fused=material.device.type in ("cpu", "cuda"),
+            fused=self._fused,
         )
 
     @abstractmethod
     def terms(self, views: Sequence[View], progress: float) -> dict[str, Tensor]:
         """Loss terms of some views; ``loss`` is what is minimised."""
 
-    def step(self, progress: float) -> dict[str, float] | None:
-        """Take one step.
+    def step(self, progress: float) -> dict[str, Tensor]:
+        """Take one step; the device is not waited for.
 
         Parameters
         ----------
@@ -71,9 +72,9 @@ class Learner(ABC):
 
         Returns
         -------
-        dict of str to float, or None
-            The loss terms; None where ``loss`` or its gradient is not finite, and nothing was
-            changed.
+        dict of str to Tensor
+            The loss terms. ``loss`` is not finite where it or its gradient was not; nothing was
+            changed then.
         """
         drawn = self.material.generator.get_state()
         try:
@@ -83,25 +84,34 @@ class Learner(ABC):
             self.material.generator.set_state(drawn)
             raise
 
-    def _step(self, progress: float) -> dict[str, float] | None:
+    def _step(self, progress: float) -> dict[str, Tensor]:
         self._set_rates(progress)
         self.optimizer.zero_grad(set_to_none=True)
         views = self.material.draw()
-        means: dict[str, float] = {}
+        means: dict[str, Tensor] = {}
         for first in range(0, len(views), self.micro):
             chunk = views[first : first + self.micro]
             share = len(chunk) / len(views)
             terms = self.terms(chunk, progress)
-            if not torch.isfinite(terms["loss"]):
-                return None
             (share * terms["loss"]).backward()
             for name, value in terms.items():
-                means[name] = means.get(name, 0.0) + share * float(value.detach())
-        if not torch.isfinite(nn.utils.clip_grad_norm_(self.parameters, _CLIP_NORM)):
-            return None
-        self.optimizer.step()
+                part = share * value.detach()
+                means[name] = means[name] + part if name in means else part
+        norm = nn.utils.clip_grad_norm_(self.parameters, _CLIP_NORM)
+        finite = means["loss"].isfinite() & norm.isfinite()
+        means["loss"] = means["loss"].masked_fill(~finite, torch.nan)
+        self._update(finite)
         self.updates += 1
         return means
+
+    def _update(self, finite: Tensor) -> None:
+        """Let the optimiser change the weights where that makes sense."""
+        if self._fused:
+            # The kernel reads it on the device, as it does for torch's gradient scaler.
+            self.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
+            self.optimizer.step()
+        elif finite:
+            self.optimizer.step()
 
     def fit_memory(self, free: int) -> None:
         """Choose how many views are computed at once, and how, by what one of them keeps.
@@ -171,18 +181,26 @@ def bytes_kept(work: Callable[[], object], networks: Sequence[nn.Module]) -> int
 
 
 class Means:
-    """Means of loss terms since they were last taken."""
+    """Means of loss terms since they were last taken; until then they stay on the device."""
 
     def __init__(self) -> None:
-        self._values: dict[str, list[float]] = {}
+        self._sums: dict[str, Tensor] = {}
+        self._counts: Counter[str] = Counter()
 
-    def add(self, terms: dict[str, float]) -> None:
+    def add(self, terms: Mapping[str, Tensor]) -> None:
         """Take those of a step."""
         for name, value in terms.items():
-            self._values.setdefault(name, []).append(value)
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+        self._counts.update(terms.keys())
 
     def take(self) -> dict[str, float]:
         """Give the means, and begin anew."""
-        means = {name: fmean(values) for name, values in self._values.items()}
-        self._values.clear()
+        if not self._sums:
+            return {}
+        sums = torch.stack(list(self._sums.values())).tolist()
+        means = {
+            name: total / self._counts[name] for name, total in zip(self._sums, sums, strict=True)
+        }
+        self._sums.clear()
+        self._counts.clear()
         return means

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
+from napari_clipsam.inference.transfer import to_device
 from napari_clipsam.models.sam import Decoded, decode, embed_masks, embed_points
-from napari_clipsam.semantics import concept_prompts, cosine_statistics
+from napari_clipsam.semantics import concept_prompts, cosine_statistics, point_draws
 from napari_clipsam.training.losses import LossWeights, mask_loss, soft_iou
 from napari_clipsam.training.simulate import (
     box_prompts,
@@ -17,6 +18,7 @@ from napari_clipsam.training.simulate import (
     inner_points,
     random_points,
 )
+from napari_clipsam.training.views import large_enough
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,7 +35,6 @@ ABSENT_SHARE = 0.25
 
 _CORNERS = (2, 3)
 _MOST_CLICKS = 5
-_LEAST_CELLS = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,14 +47,17 @@ class Conditioned:
         Of the window.
     signals : Signals
         Of the whole views.
+    named : tuple of bool
+        Of each view whether the word names what is labelled.
     present : Tensor of bool, shape (B,)
-        Whether the word names what is labelled.
+        The same on the device, which need not be asked for it.
     window : Window
         The part that is trained on; prompts keep their places in the whole.
     """
 
     embedding: Tensor
     signals: Signals
+    named: tuple[bool, ...]
     present: Tensor
     window: Window
 
@@ -82,7 +86,7 @@ def concept_terms(
         encoder.mask_input_size[0],
         config.map_threshold,
         config.n_points,
-        generator,
+        to_device(point_draws(generator, len(seen.named), config.n_points), seen.embedding.device),
         batch.resized,
     )
     window = seen.window
@@ -106,7 +110,7 @@ def concept_terms(
             adapter, seen.embedding, window, points, labels, window.cut(made.mask), "concept"
         )
         found = {}
-        if seen.present.any():
+        if any(seen.named):
             found = _mask_terms(decoded, target, known, covering, seen.present, loss)
         terms = {k: terms[k] + v if k in terms else v for k, v in found.items()}
         if round_number == 0:
@@ -144,8 +148,7 @@ def object_terms(
     any of the decoder's masks, as SAM was trained.
     """
     window = seen.window
-    ids = window.cut(batch.ids) * seen.present[:, None, None]
-    chosen = _choose(ids, window.cut(batch.known), count, generator)
+    chosen = _choose(seen, batch, count, generator)
     if chosen is None:
         return {}
     view, masks, known = chosen
@@ -204,7 +207,7 @@ def _decode(
     if corners is None:
         points, labels = F.pad(points, (0, 0, 0, 1)), F.pad(labels, (0, 1), value=-1)
     else:
-        kinds = labels.new_tensor(_CORNERS).expand(n, 2)
+        kinds = to_device(torch.tensor(_CORNERS), labels.device).expand(n, 2)
         points, labels = torch.cat([points, corners], dim=1), torch.cat([labels, kinds], dim=1)
     sparse = embed_points(encoder, points, labels)
     sparse = torch.cat([sparse, adapter.target_tokens(target, n)], dim=1)  # type: ignore[arg-type]
@@ -265,20 +268,26 @@ def _best_terms(
 
 
 def _choose(
-    ids: Tensor, known: Tensor, count: int, generator: torch.Generator
+    seen: Conditioned, batch: Batch, count: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor] | None:
     """Up to `count` objects of each view: view (N,), masks and known cells (N, M, M)."""
-    views, masks = [], []
-    for i, (numbered, counted) in enumerate(zip(ids, known, strict=True)):
-        numbers, cells = numbered[counted > 0].unique(return_counts=True)
-        there = numbers[(numbers > 0) & (cells >= _LEAST_CELLS)]
-        order = torch.randperm(len(there), generator=generator)[:count].to(there.device)
-        masks += [(numbered == number).float() * counted for number in there[order]]
+    window = seen.window
+    ids, known = window.cut(batch.ids), window.cut(batch.known)
+    views: list[int] = []
+    chosen: list[int] = []
+    for i, named in enumerate(seen.named):
+        if not named:
+            continue
+        whole = window.side == window.grid
+        there = batch.objects[i] if whole else large_enough(ids[i], known[i])
+        order = torch.randperm(len(there), generator=generator)[:count].tolist()
+        chosen += [there[number] for number in order]
         views += [i] * len(order)
-    if not masks:
+    if not chosen:
         return None
-    view = torch.tensor(views, device=ids.device)
-    return view, torch.stack(masks), known[view]
+    view, numbers = to_device(torch.tensor([views, chosen]), ids.device)
+    counted = known[view]
+    return view, (ids[view] == numbers[:, None, None]).float() * counted, counted
 
 
 def _balance(present: Tensor) -> Tensor:

@@ -266,21 +266,24 @@ class _Run:
         while (before := self.pace.progress) < end:
             self._check()
             with memory_guard(self.device, self.dtype):
-                terms = learner.step((before - begin) / (end - begin))
-            if terms is None:
-                return "not finite"
+                means.add(learner.step((before - begin) / (end - begin)))
             self.pace.step += 1
-            means.add(terms)
             now = time.perf_counter()
             due = int(self.pace.progress * SCORES_A_RUN) > int(before * SCORES_A_RUN)
-            if due and isinstance(learner, HeadLearner):
-                yield self._measured(learner, means.take())
+            head = learner if due and isinstance(learner, HeadLearner) else None
+            if head is None and now - told <= _TELL_SECONDS and now - saved <= _SAVE_SECONDS:
+                continue
+            # Only here the device is waited for.
+            losses = means.take()
+            if not math.isfinite(losses["loss"]):
+                return "not finite"
+            told = now
+            if head is not None:
+                yield self._measured(head, losses)
                 if self._hopeless():
                     return "no better"
-                told = now
-            elif now - told > _TELL_SECONDS:
-                told = now
-                yield self._event("train", losses=means.take())
+            else:
+                yield self._event("train", losses=losses)
             if now - saved > _SAVE_SECONDS:
                 if trouble := self._save():
                     yield self._event("train", note=f"{trouble} Teaching goes on.")

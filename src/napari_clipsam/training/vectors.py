@@ -99,15 +99,16 @@ def fit_vector(
     features = F.normalize(dense[:, 1:].float(), dim=-1)
     vector = delta.detach().clone().requires_grad_()
     optimizer = torch.optim.Adam([vector], lr=_RATE)
-    best, lowest = vector.detach().clone(), float("inf")
+    best, lowest = vector.detach().clone(), vector.new_full((), torch.inf)
     with torch.enable_grad():
         for _ in range(_STEPS):
             text = text_vector(concept, redundant, vector)
             loss = map_loss(features @ text, targets, weights) + _DECAY * vector.square().sum()
-            if float(loss.detach()) < lowest:
-                best, lowest = vector.detach().clone(), float(loss.detach())
+            lower = loss.detach() < lowest
+            best = torch.where(lower, vector.detach(), best)
+            lowest = torch.where(lower, loss.detach(), lowest)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
     delta.copy_(best)
-    return lowest
+    return float(lowest)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +18,7 @@ import torch.nn.functional as F
 from napari_clipsam.geometry import Frame, whole_plane
 from napari_clipsam.inference.devices import autocast, require_finite
 from napari_clipsam.inference.frames import concept_frames, is_large
+from napari_clipsam.inference.transfer import to_device
 from napari_clipsam.models.sam import normalise_pixels
 from napari_clipsam.training.augment import Crop, draw_crop, relight
 
@@ -28,10 +30,12 @@ if TYPE_CHECKING:
     from napari_clipsam.models.registry import LoadedModel
     from napari_clipsam.training.samples import Example
 
-__all__ = ["Batch", "View", "ViewMaker", "gather"]
+__all__ = ["Batch", "View", "ViewMaker", "gather", "large_enough"]
 
 #: Views of a plane too large to be shown whole, before any is augmented.
 _TILES = 4
+# Of an object that is asked for.
+_LEAST_CELLS = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +82,12 @@ class View:
         parts = (self.pixels, self.tokens, self.dense, self.concept, self.known, self.ids)
         return sum(part.nbytes for part in parts if part is not None)
 
-    @property
+    @cached_property
+    def objects(self) -> tuple[int, ...]:
+        """Numbers of the objects that are large enough to be asked for."""
+        return large_enough(self.ids, self.known)
+
+    @cached_property
     def shows(self) -> bool:
         """Whether any of the structure is in it, and known."""
         return bool(((self.concept > 0.5) & (self.known > 0)).any())
@@ -89,7 +98,8 @@ class Batch:
     """B views, stacked, float32; see `View`.
 
     ``resized`` (B, 2), ``pixels`` (B, 3, S, S) normalised or None, ``tokens`` (B, G, G, C) or None,
-    ``dense`` (B, 1 + N, D) or None, ``concept``, ``known``, ``ids`` (B, M, M).
+    ``dense`` (B, 1 + N, D) or None, ``concept``, ``known``, ``ids`` (B, M, M). ``objects``: of each
+    view the numbers of those that are large enough to be asked for.
     """
 
     resized: Tensor
@@ -99,6 +109,7 @@ class Batch:
     concept: Tensor
     known: Tensor
     ids: Tensor
+    objects: tuple[tuple[int, ...], ...]
 
 
 class ViewMaker:
@@ -240,7 +251,7 @@ def gather(views: Sequence[View]) -> Batch:
 
     pixels = stacked([view.pixels for view in views])
     device = views[0].concept.device
-    resized = torch.tensor([view.resized for view in views], device=device)
+    resized = to_device(torch.tensor([view.resized for view in views]), device)
     if pixels is not None:
         pixels = _normalised(pixels, [view.resized for view in views])
     return Batch(
@@ -251,7 +262,14 @@ def gather(views: Sequence[View]) -> Batch:
         torch.stack([view.concept for view in views]).float(),
         torch.stack([view.known for view in views]).float(),
         torch.stack([view.ids for view in views]),
+        tuple(view.objects for view in views),
     )
+
+
+def large_enough(ids: Tensor, known: Tensor) -> tuple[int, ...]:
+    """Numbers of the objects that cover enough known cells, for ids and known (M, M)."""
+    numbers, cells = ids[known > 0].unique(return_counts=True)
+    return tuple(numbers[(numbers > 0) & (cells >= _LEAST_CELLS)].tolist())
 
 
 def _shown(example: Example) -> NDArray[np.bool_]:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
+from napari_clipsam.inference.transfer import to_device
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -55,7 +57,8 @@ class Window:
 
     def offset(self, like: Tensor) -> Tensor:
         """(x, y) of the first pixel, (2,)."""
-        return like.new_tensor([self.column * self.patch, self.row * self.patch])
+        first = torch.tensor([self.column * self.patch, self.row * self.patch])
+        return to_device(first.to(like.dtype), like.device)
 
     def cut(self, maps: Tensor) -> Tensor:
         """The part of maps (..., H, W); H and W any multiple of the grid."""
