@@ -18,6 +18,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Whatever a processor is made for, tests expect the numbers of float32; processes inherit it.
 os.environ["NAPARI_CLIPSAM_PRECISION"] = "fp32"
+# Nor does any test but its own measure which way to attend is fastest here.
+os.environ["NAPARI_CLIPSAM_ATTENTION"] = "default"
 torch.set_num_threads(min(int(os.environ.get("OMP_NUM_THREADS", "1")), os.cpu_count() or 1))
 # How long an example takes says more about the machine's other work than about the code. The suite
 # draws the same examples every time; `--hypothesis-profile search` looks for new ones.

@@ -10,7 +10,7 @@ from segment_anything.modeling.image_encoder import (
 )
 from tiny import randomise
 
-from napari_clipsam.models import attention as module
+from napari_clipsam.models import attention_ways as ways
 from napari_clipsam.models.attention import Windows, grid_attention
 
 DIM, HEADS = 24, 3
@@ -40,7 +40,7 @@ def test_equals_the_original(grid: tuple[int, int], use_rel_pos: bool, training:
 def test_how_much_of_the_bias_is_held_at_once_changes_nothing(
     entries: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_MASK_ENTRIES", entries)
+    monkeypatch.setattr(ways, "_MASK_ENTRIES", entries)
     attention = make_attention((4, 7)).requires_grad_(False)
     x = tokens(2, 4, 7)
 
@@ -55,7 +55,7 @@ def test_only_some_rows_of_the_bias_are_held_at_once(monkeypatch: pytest.MonkeyP
         held.append(attn_mask.numel())
         return attend(*args, attn_mask=attn_mask, scale=scale)
 
-    monkeypatch.setattr(module, "_MASK_ENTRIES", limit := 2 * HEADS * 28 * 5)
+    monkeypatch.setattr(ways, "_MASK_ENTRIES", limit := 2 * HEADS * 28 * 5)
     monkeypatch.setattr(F, "scaled_dot_product_attention", watched)
     grid_attention(make_attention((4, 7)).requires_grad_(False), tokens(2, 4, 7))
 

@@ -1,12 +1,6 @@
-"""Attention with SAM's decomposed relative positions, without holding the N x N bias.
+"""SAM's attention on a grid of tokens or in windows of it, without padding and without its bias.
 
-SAM adds ``q . R_h[i_h - j_h] + q . R_w[i_w - j_w]`` to every attention logit. Two ways lead to the
-fused kernels of ``scaled_dot_product_attention``:
-
-- As extra columns. Both terms are linear in ``q``: the query carries its ``H`` row terms and ``W``
-  column terms, the key the one-hot code of its row and column, and their product is the bias.
-- As a mask, some rows of queries at a time. On a CPU, where the fused kernel wants values as wide
-  as keys, this is two to three times faster; without a gradient no mask outlives its rows.
+How the bias of relative positions enters is up to `attention_ways`.
 """
 
 from __future__ import annotations
@@ -17,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 import torch.nn.functional as F
 
+from napari_clipsam.models.attention_ways import fastest
 from napari_clipsam.models.stock import get_rel_pos
 
 if TYPE_CHECKING:
@@ -26,11 +21,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = ["Windows", "grid_attention"]
-
-# Entries of a mask that are held at once; 64 MB in float32.
-_MASK_ENTRIES = 1 << 24
-# Kernels of GPUs take widths that are multiples of this.
-_ALIGNMENT = 8
 
 
 class Windows(NamedTuple):
@@ -152,8 +142,8 @@ def _attend(
     if terms is None:
         out = F.scaled_dot_product_attention(q, k, v, scale=attn.scale)
     else:
-        by_mask = q.device.type == "cpu" and not terms[0].requires_grad
-        out = (_with_masks if by_mask else _with_columns)(q, k, v, *terms, attn.scale)
+        call = (q, k, v, *terms, attn.scale)
+        out = fastest(*call)(*call)
     return out.transpose(1, 2).flatten(2).flatten(0, 1)
 
 
@@ -175,36 +165,3 @@ def _position_terms(attn: Attention, q: Tensor, grid: tuple[int, int]) -> tuple[
     rows = torch.einsum("bnhwd,hkd->bnhwk", q, row_table).flatten(2, 3)
     cols = torch.einsum("bnhwd,wkd->bnhwk", q, col_table).flatten(2, 3)
     return rows, cols
-
-
-def _with_masks(
-    q: Tensor, k: Tensor, v: Tensor, rows: Tensor, cols: Tensor, scale: float
-) -> Tensor:
-    """Attention with the bias as a mask, as many rows of queries at a time as the limit allows."""
-    b, heads, n, _ = q.shape
-    step = max(1, _MASK_ENTRIES // (b * heads * k.shape[2]))
-    parts = []
-    for start in range(0, n, step):
-        some = slice(start, start + step)
-        bias = (rows[:, :, some, :, None] + cols[:, :, some, None, :]).flatten(3)
-        parts.append(
-            F.scaled_dot_product_attention(q[:, :, some], k, v, attn_mask=bias, scale=scale)
-        )
-    return torch.cat(parts, dim=2)
-
-
-def _with_columns(
-    q: Tensor, k: Tensor, v: Tensor, rows: Tensor, cols: Tensor, scale: float
-) -> Tensor:
-    """Attention with the bias as extra columns of q and one-hot ones of k."""
-    b, heads, n, d = k.shape
-    h, w = rows.shape[-1], cols.shape[-1]
-    index = torch.arange(n, device=q.device)
-    one_hot = torch.cat([F.one_hot(index // w, h), F.one_hot(index % w, w)], dim=1).to(k.dtype)
-    # The kernel multiplies every logit by the scale; SAM does not scale the bias.
-    q = torch.cat([q, rows / scale, cols / scale], dim=-1)
-    k = torch.cat([k, one_hot.expand(b, heads, n, h + w)], dim=-1)
-    missing = -(d + h + w) % _ALIGNMENT
-    if missing:
-        q, k = F.pad(q, (0, missing)), F.pad(k, (0, missing))
-    return F.scaled_dot_product_attention(q, k, v, scale=scale)
