@@ -64,7 +64,7 @@ class Segmenter:
         ``default`` is the one that comes with the model, if any.
     device : {"auto", "cpu", "cuda", "mps"}
     precision : {"auto", "fp32", "bf16", "fp16"}
-        ``auto`` is bf16 on CUDA, else fp32.
+        Of the blocks of SAM's encoder; ``auto`` is half precision where the device is made for it.
     clip : str, optional
         The CLIP to use with a SAM that brings none, see `models.registry.load_model`.
     cache_bytes : int
