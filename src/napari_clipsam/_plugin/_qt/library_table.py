@@ -11,9 +11,10 @@ from qtpy.QtCore import (  # type: ignore[attr-defined]
     Signal,
 )
 from qtpy.QtGui import QFont, QKeyEvent
-from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableView
+from qtpy.QtWidgets import QTableView
 
 from napari_clipsam._plugin._qt.parts import is_letter
+from napari_clipsam._plugin._qt.row_list import list_rows
 
 if TYPE_CHECKING:
     from napari_clipsam._plugin.library_state import Row
@@ -131,15 +132,13 @@ class LibraryTable(QTableView):
         self._selected = ""
         self._is_showing = False
         self.setModel(self._rows)
-        self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
-        self.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
-        self.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
-        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        self.setWordWrap(False)
-        self.setShowGrid(False)
-        self.setTabKeyNavigation(False)
         self.setToolTip("What there is. Return uses the selected one, Del deletes it")
-        self._lay_out_headers()
+        self._sorted = (-1, False)
+        self.setMinimumHeight(_LINES * list_rows(self, [_NAME, _MADE_FOR]))
+        columns = self.horizontalHeader()
+        if columns is not None:
+            columns.setSectionsClickable(True)
+            columns.sectionClicked.connect(self._sort_by)
         self._rows.modelReset.connect(self._reselect)
         self.doubleClicked.connect(self.used)
         selection = self.selectionModel()
@@ -194,25 +193,6 @@ class LibraryTable(QTableView):
         else:
             self.setCurrentIndex(QModelIndex())
         self._is_showing = was_showing
-
-    def _lay_out_headers(self) -> None:
-        rows, columns = self.verticalHeader(), self.horizontalHeader()
-        line = self.fontMetrics().height() + 6
-        if rows is not None:
-            rows.hide()
-            rows.setDefaultSectionSize(line)
-        if columns is not None:
-            columns.setResizeContentsPrecision(50)
-            columns.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
-            for stretching in (_NAME, _MADE_FOR):
-                columns.setSectionResizeMode(stretching, QHeaderView.ResizeMode.Stretch)
-            columns.setMinimumSectionSize(24)
-            columns.setHighlightSections(False)
-            columns.setSectionsClickable(True)
-            columns.setSortIndicatorShown(False)  # its room would push the name out
-            columns.sectionClicked.connect(self._sort_by)
-        self._sorted = (-1, False)
-        self.setMinimumHeight(line * _LINES)
 
     def _sort_by(self, column: int) -> None:
         """Sort by a column, the other way round by a second click."""

@@ -11,9 +11,10 @@ from qtpy.QtCore import (  # type: ignore[attr-defined]
     Signal,
 )
 from qtpy.QtGui import QFont, QKeyEvent
-from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableView
+from qtpy.QtWidgets import QTableView
 
 from napari_clipsam._plugin._qt.parts import is_letter
+from napari_clipsam._plugin._qt.row_list import list_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -130,17 +131,10 @@ class ObjectTable(QTableView):
         self._selected = ""
         self.setModel(self._objects)
         self._objects.modelReset.connect(self._reselect)
-        self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
-        self.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
-        self.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
-        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        self.setWordWrap(False)
-        self.setShowGrid(False)
-        self.setTabKeyNavigation(False)
         self.setSortingEnabled(True)
         self.sortByColumn(_SCORE, Qt.SortOrder.AscendingOrder)
+        list_rows(self, [_WORD])
         self.setToolTip("Objects you kept. A click shows one and opens it; Del deletes it")
-        self._lay_out_headers()
         self.clicked.connect(lambda index: self.opened.emit(self._key(index)))
 
     def show_objects(
@@ -186,16 +180,3 @@ class ObjectTable(QTableView):
 
     def _key(self, index: QModelIndex) -> str:
         return self._objects.rows[index.row()].key if index.isValid() else ""
-
-    def _lay_out_headers(self) -> None:
-        rows, columns = self.verticalHeader(), self.horizontalHeader()
-        if rows is not None:
-            rows.hide()
-            rows.setDefaultSectionSize(self.fontMetrics().height() + 6)
-        if columns is not None:
-            columns.setResizeContentsPrecision(50)
-            columns.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
-            columns.setSectionResizeMode(_WORD, QHeaderView.ResizeMode.Stretch)
-            columns.setMinimumSectionSize(24)
-            columns.setHighlightSections(False)
-            columns.setSortIndicatorShown(False)  # its room would push the word out
