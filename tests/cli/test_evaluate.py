@@ -208,6 +208,10 @@ def test_a_sheet_shows_truth_and_prediction(
         (["--prompts", "box", "--text", "nuclei", "--json", "no/r.json"], "does not exist"),
         (["--prompts", "box", "--text", "nuclei", "--json", "index.csv"], "exists already"),
         (["--prompts", "box", "--text", "nuclei", "--sheet", "s.tif"], "Let it end in .png"),
+        (
+            ["--prompts", "box", "--text", "nuclei", "--json", "index.csv", "--overwrite"],
+            "index.csv is one of the images, labels or tables that are read",
+        ),
     ],
 )
 def test_what_cannot_be_measured_is_refused_in_a_line(

@@ -424,6 +424,7 @@ def test_a_real_training_is_stopped_and_gone_on_with(
         (["--text", "a", "--text", " A "], "given twice"),
         ([], "Missing option '--text'"),
         ([*WORD, "--minutes", 0], "minutes is 0.0; it must be above 0"),
+        ([*WORD, "--minutes", "inf"], "it must be above 0, and finite"),
         ([*WORD, "--steps", -1], "steps is -1; it must be above 0"),
         ([*WORD, "--minutes", 1, "--steps", 5], "Give one of them"),
         ([*WORD, "--hold-out", 1.5], "between 0 and 1"),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from napari_clipsam.cli._common import Progress, make_segmenter, plural, table, write_json
-from napari_clipsam.cli._pairs import chosen_pairs
+from napari_clipsam.cli._pairs import chosen_pairs, spare_inputs
 from napari_clipsam.errors import OutputError
 from napari_clipsam.outputs import check_output, replacing
 from napari_clipsam.planes import parse_axes, parse_channels
@@ -63,6 +63,7 @@ def run(options: Measurement) -> None:
     channels = None if options.channels is None else parse_channels(options.channels)
     _check_outputs(options)
     pairs = chosen_pairs(options, options.text)
+    spare_inputs((options.json, options.sheet), options, pairs)
     known = survey(pairs, question, axes, channels)
     segmenter = make_segmenter(
         options.model,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from napari_clipsam._machine import size_text
 from napari_clipsam.cli._common import Progress, duration, make_segmenter, plural
-from napari_clipsam.cli._pairs import chosen_pairs
+from napari_clipsam.cli._pairs import chosen_pairs, spare_inputs
 from napari_clipsam.errors import ConfigError, OutputError, Stopped
 from napari_clipsam.outputs import check_output
 from napari_clipsam.planes import parse_axes, parse_channels
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from napari_clipsam.adapters.inject import Adapter
     from napari_clipsam.inference.segmenter import Segmenter
     from napari_clipsam.training.events import TrainEvent, TrainResult
-    from napari_clipsam.training.labelled import LabelledImage
     from napari_clipsam.training.samples import Split
     from napari_clipsam.training.settings import ConceptPrompting, FitSettings, Goal
 
@@ -87,7 +86,8 @@ def run(options: FineTuning) -> None:
     channels = None if options.channels is None else parse_channels(options.channels)
     files = _check_files(options)
     pairs = chosen_pairs(options, words[0])
-    _spare_inputs(files, options, pairs)
+    outputs = files.adapter, files.curve
+    spare_inputs(outputs, options, pairs, "; --curve names the learning curve's")
     reading = Progress("reading labels")
     try:
         examples = examples_from_pairs(
@@ -170,20 +170,6 @@ def _curve(options: FineTuning) -> Path | None:
         )
     check_output(curve, options.overwrite)
     return curve
-
-
-def _spare_inputs(files: _Files, options: FineTuning, pairs: Sequence[LabelledImage]) -> None:
-    """Refuse to write over what is read, whatever may be replaced."""
-    read = [path for pair in pairs for path in (pair.image, pair.labels)]
-    read += [path for path in (options.index,) if path is not None]
-    for path in (files.adapter, files.curve):
-        if path is not None and path.exists():
-            for source in read:
-                if source.exists() and path.samefile(source):
-                    raise OutputError(
-                        f"{path} is one of the images, labels or tables that are read. Choose "
-                        "another name for the output; --curve names the learning curve's."
-                    )
 
 
 def _plan(options: FineTuning, words: Sequence[str], split: Split, segmenter: Segmenter) -> str:

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from napari_clipsam.cli._common import plural
-from napari_clipsam.errors import ConfigError
+from napari_clipsam.errors import ConfigError, OutputError
 
 if TYPE_CHECKING:
     from napari_clipsam.training.labelled import LabelledImage
 
-__all__ = ["Chosen", "chosen_pairs"]
+__all__ = ["Chosen", "chosen_pairs", "spare_inputs"]
 
 
 class Chosen(Protocol):
@@ -84,3 +84,28 @@ def chosen_pairs(options: Chosen, word: str | None) -> list[LabelledImage]:
         if unpaired:
             print(f"{plural(unpaired, 'image')} without labels of the same name left out.")
     return pairs
+
+
+def spare_inputs(
+    outputs: Sequence[Path | None],
+    options: Chosen,
+    pairs: Sequence[LabelledImage],
+    more: str = "",
+) -> None:
+    """Refuse to write over what is read, whatever may be replaced; `more` ends the message.
+
+    Raises
+    ------
+    OutputError
+    """
+    read = [path for pair in pairs for path in (pair.image, pair.labels)]
+    if options.index is not None:
+        read += [options.images / options.index, options.index]
+    for path in outputs:
+        if path is not None and path.exists():
+            for source in read:
+                if source.exists() and path.samefile(source):
+                    raise OutputError(
+                        f"{path} is one of the images, labels or tables that are read. Choose "
+                        f"another name for the output{more}."
+                    )

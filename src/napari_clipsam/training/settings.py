@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -88,8 +89,8 @@ class FitSettings:
             raise ConfigError("Training has no end. Give minutes or steps.")
         for name in ("minutes", "steps", "n_conditioned", "views", "patience", "rate"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ConfigError(f"{name} is {value}; it must be above 0.")
+            if value is not None and not 0 < value < math.inf:
+                raise ConfigError(f"{name} is {value}; it must be above 0, and finite.")
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for an adapter's provenance."""
