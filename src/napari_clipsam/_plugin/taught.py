@@ -24,8 +24,19 @@ if TYPE_CHECKING:
 
     from napari_clipsam.training.events import TrainResult
 
-__all__ = ["Record", "Unreadable", "free_stem", "save", "take_lock", "title", "unfinished"]
+__all__ = [
+    "IN_MEMORY",
+    "Record",
+    "Unreadable",
+    "free_stem",
+    "save",
+    "take_lock",
+    "title",
+    "unfinished",
+]
 
+#: What the names of adapters begin with that could not be saved, and end with napari.
+IN_MEMORY = "memory:"
 _ADAPTER, _STATE, _RECORD, _LOCK = ".safetensors", ".training.pt", ".teaching.json", ".lock"
 _FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f]')
 #: Bytes of a file's name without its endings, which file systems limit to 255 in all.

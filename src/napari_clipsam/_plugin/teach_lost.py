@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from napari_clipsam._plugin import teach_wording
 from napari_clipsam._plugin.importing import avoid_llvm_clash
 from napari_clipsam._plugin.runner import Job, Urgency
-from napari_clipsam._plugin.taught import Record, Unreadable, unfinished
+from napari_clipsam._plugin.taught import IN_MEMORY, Record, Unreadable, unfinished
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -51,7 +51,7 @@ class LostLessons:
         lost = None if to.run.is_running else self._latest()
         former, self._offered = self._offered, None
         if lost is not None:
-            self._offered = teach_wording.unfinished(lost)
+            self._offered = teach_wording.unfinished(lost, self._is_without_start(lost))
         if to.state.hint in (None, former):
             to.update(hint=self._offered)
 
@@ -89,6 +89,11 @@ class LostLessons:
             if isinstance(lost, Unreadable) or self._to.material.pair_of(lost) is not None:
                 return lost
         return None
+
+    def _is_without_start(self, lost: Record | Unreadable) -> bool:
+        """Whether it began with an adapter that ended with a former napari."""
+        adapter = lost.adapter if isinstance(lost, Record) else ""
+        return adapter.startswith(IN_MEMORY) and adapter not in self._to.engine.in_memory
 
     def _forget(self, gone: Sequence[Record | Unreadable]) -> None:
         to = self._to

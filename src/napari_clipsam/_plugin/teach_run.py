@@ -10,12 +10,12 @@ from napari_clipsam._plugin import commands, teach_wording, wording
 from napari_clipsam._plugin.engine import Lent, Loaded
 from napari_clipsam._plugin.runner import Job, Urgency
 from napari_clipsam._plugin.state import Choice, Hint, Progress
-from napari_clipsam._plugin.taught import Record, save, title
+from napari_clipsam._plugin.taught import IN_MEMORY, Record, save, title
 from napari_clipsam._plugin.teach_lesson import Kept, Plan, Prepared, lesson
 from napari_clipsam._plugin.teach_preview import TeachPreview
 from napari_clipsam._plugin.teach_state import Curve
 from napari_clipsam._plugin.training_thread import Lesson
-from napari_clipsam.errors import ConfigError, PlaneError, WeightsError
+from napari_clipsam.errors import AdapterError, ConfigError, PlaneError, WeightsError
 from napari_clipsam.training.events import TrainEvent
 
 if TYPE_CHECKING:
@@ -215,7 +215,7 @@ class TeachRun:
             chosen.renewed.emit()
             saved, tip = f"Saved as {event.path.stem}", f"In {event.path.parent}"
             return {"saved": saved, "saved_tip": tip, "can_save": False}
-        adapter = f"memory:{name}"
+        adapter = IN_MEMORY + name
         self._outcome = _Outcome(record, self._result, name, adapter)
         engine.in_memory[adapter] = self._result.adapter
         chosen.unsaved = (*chosen.unsaved, Choice(adapter, f"{name}, not saved"))
@@ -231,7 +231,9 @@ class TeachRun:
         to.update(busy=None, learning=None)
         if error is not None:
             hint = wording.error_hint(error)
-            cannot_go_on = self._is_resumed and isinstance(error, ConfigError | WeightsError)
+            cannot_go_on = self._is_resumed and isinstance(
+                error, AdapterError | ConfigError | WeightsError
+            )
             if cannot_go_on and self._record is not None:
                 to.lost.put_back(self._record)
                 hint = replace(hint, actions=(("discard", "Delete it"),))

@@ -121,8 +121,8 @@ def no_labels(image: str, has_labels: bool) -> Hint:
     )
 
 
-def unfinished(found: Record | Unreadable) -> Hint:
-    """What to do about a lesson that was cut off."""
+def unfinished(found: Record | Unreadable, is_without_start: bool = False) -> Hint:
+    """What to do about a lesson that was cut off; without its start it cannot be gone on with."""
     words = getattr(found, "words", None)
     if words is None:
         return Hint(
@@ -131,8 +131,14 @@ def unfinished(found: Record | Unreadable) -> Hint:
         )
     spent = getattr(found, "spent", 0.0)
     after = f" after {time_needed(spent)}" if spent else ""
+    lesson = f"Teaching '{words[0]}' ({getattr(found, 'image', '')}) was cut off{after}"
+    if is_without_start:
+        return Hint(
+            f"{lesson}. It went on from something that was never saved, so it is lost. Teach anew.",
+            (("discard", "Delete it"),),
+        )
     return Hint(
-        f"Teaching '{words[0]}' ({getattr(found, 'image', '')}) was cut off{after}. Go on with it?",
+        f"{lesson}. Go on with it?",
         (("go-on", "Go on"), ("discard", "Delete it")),
     )
 

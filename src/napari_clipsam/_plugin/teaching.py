@@ -262,7 +262,7 @@ class TeachController:
         return segment is not None and segment.progress is not None
 
     def go_to(self, pair: Pair, number: int, label: bool = False) -> None:
-        """Show a slice; to label it, let its labels be the active layer.
+        """Show a slice; to label it, with the brush of its labels ready.
 
         Raises
         ------
@@ -273,6 +273,7 @@ class TeachController:
             raise PlaneError(f"{pair.image.layer.name} is not open any more. Open it again.")
         layer, dims = pair.image.layer, self.viewer.dims
         ahead = dims.ndim - layer.ndim
+        former = pair.labels.mode
         dims.ndisplay = 2
         shown = [ahead + axis for axis in pair.image.shown_axes(pair.key(number))]
         if sorted(dims.displayed) != shown:
@@ -283,6 +284,9 @@ class TeachController:
                 dims.set_point(ahead + axis, world[axis])
         if label and pair.labels in self.viewer.layers:
             self.viewer.layers.selection.active = pair.labels
+            pair.labels.visible = True
+            if pair.labels.editable:
+                pair.labels.mode = "paint" if former == "pan_zoom" else former
 
     # -- reactions ---------------------------------------------------------------------------------
 

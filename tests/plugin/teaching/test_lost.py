@@ -37,6 +37,21 @@ def test_closing_keeps_what_there_is_to_go_on_from(viewer: ViewerModel, library:
     assert [file.name for file in library.iterdir()] == [f"{NAME}.safetensors"]
 
 
+def test_what_went_on_from_something_unsaved_is_not_offered_once_that_is_gone(
+    viewer: ViewerModel, library: Path
+) -> None:
+    stack_with_labels(viewer)
+    cut_off(viewer)
+    (record,) = library.glob("*.teaching.json")
+    record.write_text(record.read_text().replace('"default"', '"memory:mitochondria"'))
+    teacher = make_teacher(viewer)
+    assert hint(teacher).endswith("never saved, so it is lost. Teach anew.")
+    assert teacher.state.hint is not None
+    assert [name for name, _ in teacher.state.hint.actions] == ["discard"]
+    teacher.act("discard")
+    assert not list(library.iterdir())
+
+
 def test_only_lessons_on_open_layers_are_offered(viewer: ViewerModel, library: Path) -> None:
     stack_with_labels(viewer)
     cut_off(viewer)

@@ -48,10 +48,14 @@ def test_what_to_label_next_is_where_the_model_is_least_sure(
     assert teacher.state.next_slice == "Label next: slice 19 (least sure)"
     viewer.dims.order = (1, 0, 2)
     viewer.dims.ndisplay = 3
+    viewer.layers["mito"].visible = False
     teacher.go()
     assert viewer.dims.current_step[0] == 19 and viewer.dims.displayed == (1, 2)
     assert viewer.layers.selection.active is viewer.layers["mito"]
+    assert viewer.layers["mito"].visible and viewer.layers["mito"].mode == "paint"
+    viewer.layers["mito"].mode = "erase"
     teacher.skip()
+    assert viewer.layers["mito"].mode == "erase", "what the user chose stays"
     assert teacher.state.next_slice == "Label next: slice 16 (2 of 17)", "not beside the first"
     assert viewer.dims.current_step[0] == 16
     paint(viewer.layers["mito"], 19, 700)
