@@ -40,6 +40,7 @@ from benchmarks.speed_answers import (
     epoch_rows,
     object_rows,
     starter_rows,
+    together_rows,
 )
 from benchmarks.speed_bench import STOCK, Bench
 from benchmarks.speed_encoding import batch_rows, encode_rows, rate_rows, word_rows
@@ -62,6 +63,7 @@ PARTS: dict[str, Callable[[Bench], list[Row]]] = {
     "words": word_rows,
     "clicks": click_rows,
     "objects": object_rows,
+    "together": together_rows,
     "epoch": epoch_rows,
     "agreement": agreement_rows,
     "starter": starter_rows,

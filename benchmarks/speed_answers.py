@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,20 +15,31 @@ from benchmarks.measuring import NO_GPU, Row, compared, seconds
 from benchmarks.networks import WORD, clicks, grid_boxes, plane
 from benchmarks.speed_bench import Bench, median
 from napari_clipsam import Prompts, Segmenter
+from napari_clipsam.inference.encoding import PlaneEncoder, View
+from napari_clipsam.inference.frames import concept_frames
+from napari_clipsam.models.clip import Clip
 from napari_clipsam.models.registry import load_model, starter_file
 from napari_clipsam.training.samples import Example, Split
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Sequence
 
     from napari_clipsam.adapters.inject import Adapter
     from napari_clipsam.inference.devices import Precision
 
-__all__ = ["agreement_rows", "click_rows", "epoch_rows", "object_rows", "starter_rows"]
+__all__ = [
+    "agreement_rows",
+    "click_rows",
+    "epoch_rows",
+    "object_rows",
+    "starter_rows",
+    "together_rows",
+]
 
 # A click takes a small part of the time of an encoding, so there are more turns of it.
 CLICKS = 8
 OBJECTS = 100
+WORDS, BOXES = 3, 16
 
 
 def click_rows(bench: Bench) -> list[Row]:
@@ -100,6 +113,51 @@ def object_rows(bench: Bench) -> list[Row]:
         share = f"its share of {OBJECTS}"
         rows.append(compared(f"... {count} of them", times, f"{count}", "share", share))
     return rows
+
+
+def together_rows(bench: Bench) -> list[Row]:
+    """Words and boxes in one batch against one after another, and a word's text from disk."""
+    device, nets, single = bench.setting.device, bench.nets, torch.float32
+    turns, one, word_count = bench.setting.turns, plane(bench.side, 0), itertools.count()
+    encoder = PlaneEncoder(nets.sam, nets.clip, device, single, cache_bytes=0)
+    encoder.use_adapter(nets.adapter)
+    view = View(one, concept_frames(one.shape, bench.side)[0])
+    segmenter = bench.segmenter(None, "fp32")
+    prompts = [Prompts(boxes=[box]) for box in grid_boxes(bench.side, BOXES)]
+
+    def words() -> list[str]:
+        made = [f"{WORD} {next(word_count)}" for _ in range(WORDS)]
+        for word in made:
+            encoder.text(word)
+        return made
+
+    def say(some: Iterable[Sequence[str]]) -> None:
+        for batch in some:
+            encoder.encode_words([view], batch)
+
+    def text(folder: Path | None) -> None:
+        clip = Clip(nets.clip.model, nets.clip.config)
+        PlaneEncoder(nets.sam, clip, device, single, 0, texts=folder).text(WORD)
+
+    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+        queue = iter([words() for _ in range(2 * (turns + 1))])
+        times = bench.race(
+            {
+                "words": lambda: say([next(queue)]),
+                "word": lambda: say([word] for word in next(queue)),
+                "boxes": lambda: segmenter.answer_objects(one, prompts),
+                "box": lambda: [segmenter.answer_objects(one, [box]) for box in prompts],
+                "asked": lambda: text(None),
+                "kept": lambda: text(Path(folder)),
+            },
+            turns,
+        )
+    after = "one after another"
+    return [
+        compared(f"{WORDS} words at once: the head", times, "words", "word", after),
+        compared(f"{BOXES} boxes at once", times, "boxes", "box", after),
+        compared("a word's text in a later session", times, "kept", "asked", "in the first"),
+    ]
 
 
 def epoch_rows(bench: Bench) -> list[Row]:
