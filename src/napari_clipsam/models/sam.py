@@ -2,16 +2,14 @@
 
 Built from `segment_anything`'s own classes. The *trunk* (patch embedding and the first blocks)
 depends on the image alone; the *head* (the remaining blocks and the neck) may be conditioned by
-block adapters that are passed in, never patched in. Autocast reaches the blocks alone. Batching
-over images needs our own call of the decoder's parts, since the original repeats one image's
-embedding for all prompts.
+block adapters that are passed in, never patched in. Autocast reaches the blocks alone.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from napari_clipsam.errors import ConfigError
 from napari_clipsam.models.attention import Windows, grid_attention
+from napari_clipsam.models.decoder import Decoded, decode, embed_masks, embed_points, full_precision
 from napari_clipsam.models.identity import tensor_identity
 from napari_clipsam.models.stem import PyramidStem
 from napari_clipsam.models.stock import (
@@ -28,7 +27,6 @@ from napari_clipsam.models.stock import (
     PromptEncoder,
     TwoWayTransformer,
 )
-from napari_clipsam.models.two_way import masks_of, two_way, upscale
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -143,18 +141,6 @@ class BlockAdapter(Protocol):
         ...
 
 
-class Decoded(NamedTuple):
-    """Output of the mask decoder for N prompts.
-
-    ``logits`` (N, M, 4 G, 4 G) in units of log-odds, ``iou`` (N, M) the predicted quality,
-    ``iou_token`` (N, C) the token the quality is read from.
-    """
-
-    logits: Tensor
-    iou: Tensor
-    iou_token: Tensor
-
-
 class Sam(nn.Module):
     """Segment Anything with a split encoder.
 
@@ -217,7 +203,7 @@ class Sam(nn.Module):
         Tensor, shape (B, G, G, C)
         """
         encoder = self.image_encoder
-        with _full_precision(x):
+        with full_precision(x):
             tokens = encoder.patch_embed(x)
         if encoder.pos_embed is not None:
             tokens = tokens + encoder.pos_embed
@@ -262,7 +248,7 @@ class Sam(nn.Module):
                 tokens = checkpoint(_run_block, block, tokens, adapter, use_reentrant=False)
             else:
                 tokens = _run_block(block, tokens, adapter)
-        with _full_precision(tokens):
+        with full_precision(tokens):
             return self.image_encoder.neck(tokens.float().permute(0, 3, 1, 2))
 
 
@@ -302,85 +288,6 @@ def normalise_pixels(rgb: Tensor) -> Tensor:
     return (rgb - mean) / std
 
 
-def embed_points(prompt_encoder: PromptEncoder, coords: Tensor, labels: Tensor) -> Tensor:
-    """Sparse prompt tokens of points and box corners.
-
-    Parameters
-    ----------
-    coords : Tensor, shape (N, T, 2)
-        (x, y) in model pixels.
-    labels : Tensor of int, shape (N, T)
-        -1 padding, 0 negative, 1 positive, 2 and 3 the corners of a box.
-
-    Returns
-    -------
-    Tensor, shape (N, T, C)
-    """
-    size = prompt_encoder.input_image_size
-    # Half precision would blur the position of a click.
-    with _full_precision(coords):
-        positions = prompt_encoder.pe_layer.forward_with_coords(coords.float() + 0.5, size)
-    kinds = [prompt_encoder.not_a_point_embed, *prompt_encoder.point_embeddings]
-    table = torch.cat([kind.weight for kind in kinds])
-    is_point = (labels >= 0)[..., None]
-    return positions * is_point + table[labels + 1]
-
-
-def embed_masks(prompt_encoder: PromptEncoder, masks: Tensor | None, count: int) -> Tensor:
-    """Dense prompt (count, C, G, G) of masks (count, 1, 4 G, 4 G), or SAM's "no mask"."""
-    if masks is not None:
-        with _full_precision(masks):
-            return prompt_encoder.mask_downscaling(masks.float())
-    height, width = prompt_encoder.image_embedding_size
-    return prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1).expand(count, -1, height, width)
-
-
-def decode(
-    mask_decoder: MaskDecoder,
-    embedding: Tensor,
-    image_pe: Tensor,
-    sparse: Tensor,
-    dense: Tensor,
-    multimask: bool | None,
-) -> Decoded:
-    """Decode prompts, each against its own image embedding.
-
-    Parameters
-    ----------
-    embedding : Tensor, shape (N, C, G, G) or (1, C, G, G)
-        One image embedding per prompt, or one for all.
-    image_pe : Tensor, shape (1, C, G, G)
-        ``prompt_encoder.get_dense_pe()``.
-    sparse : Tensor, shape (N, T, C)
-        Point, box and target tokens.
-    dense : Tensor, shape (N, C, G, G) or (1, C, G, G)
-        Mask prompts, or one for all; where the embedding is one for all too, work is shared.
-    multimask : bool or None
-        The three ambiguity-aware masks, the single one, or (None) all four.
-    """
-    wanted = slice(None) if multimask is None else slice(1, None) if multimask else slice(0, 1)
-    with _full_precision(embedding):
-        tokens = torch.cat([mask_decoder.iou_token.weight, mask_decoder.mask_tokens.weight])
-        tokens = torch.cat([tokens.expand(len(sparse), -1, -1), sparse], dim=1)
-        source = embedding + dense
-        hidden, image = two_way(
-            mask_decoder.transformer, _positions_first(source), _positions_first(image_pe), tokens
-        )
-        mask_tokens = hidden[:, 1 : 1 + mask_decoder.num_mask_tokens]
-        weights = torch.stack(
-            [
-                mask_decoder.output_hypernetworks_mlps[i](mask_tokens[:, i])
-                for i in range(mask_decoder.num_mask_tokens)[wanted]
-            ],
-            dim=1,
-        )
-        upscaled = upscale(mask_decoder.output_upscaling, image)
-        logits = masks_of(weights, upscaled, (source.shape[2], source.shape[3]))
-        iou_token = hidden[:, 0]
-        iou = mask_decoder.iou_prediction_head(iou_token)[:, wanted]
-        return Decoded(logits, iou, iou_token)
-
-
 def resize_positions(state: dict[str, Tensor], config: SamConfig) -> dict[str, Tensor]:
     """Fit the positions of a checkpoint to another input size, by linear interpolation.
 
@@ -399,20 +306,6 @@ def resize_positions(state: dict[str, Tensor], config: SamConfig) -> dict[str, T
                 table = state[name].float().T[None]
                 state[name] = F.interpolate(table, size=2 * grid - 1, mode="linear")[0].T
     return state
-
-
-def _full_precision(x: Tensor) -> torch.autocast:
-    """No autocast, for what comes before and after the encoder's blocks.
-
-    It is a few hundredths of the work, and decides more about a mask than the blocks do: the tokens
-    that all blocks add to, the norms of the neck, and which of three masks is taken.
-    """
-    return torch.autocast(x.device.type, enabled=False)
-
-
-def _positions_first(grid: Tensor) -> Tensor:
-    """(N, C, G, G) to contiguous (N, G * G, C)."""
-    return grid.flatten(2).transpose(1, 2).contiguous()
 
 
 def _run_block(block: Block, x: Tensor, adapter: BlockAdapter | None) -> Tensor:
