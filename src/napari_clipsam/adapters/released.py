@@ -164,8 +164,8 @@ def _build_sam(state: Mapping[str, Tensor], decoder_heads: int, path: str | Path
     state = weights.sam_state(state, str(path))
     try:
         config = replace(weights.sam_config_of(state), decoder_heads=decoder_heads)
-        # Without storage: the initial values would only be thrown away.
-        with torch.device("meta"):
+        # Without storage: the initial values, drawn as random numbers, would only be thrown away.
+        with torch.device("meta"), torch.random.fork_rng(devices=[]):
             sam = Sam(config)
     except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
         raise WeightsError(

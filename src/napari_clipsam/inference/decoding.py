@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
-from napari_clipsam.inference.devices import autocast, require_finite
+from napari_clipsam.inference.devices import require_finite
 from napari_clipsam.models.sam import Decoded, decode, embed_masks, embed_points
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ class PromptDecoder:
         adapter = self._adapter_for(target)
         prompt_encoder, mask_decoder = self.parts(target)
         n = len(coords)
-        with self.encoder.timed("decode"), autocast(self.encoder.device, self.encoder.dtype):
+        with self.encoder.timed("decode"):
             self.encoder.calls["decode"] += 1
             sparse = embed_points(prompt_encoder, coords, kinds)
             if adapter is not None:
@@ -179,10 +179,7 @@ class PromptDecoder:
         """Positional encoding (1, C, G, G) of the image, made once for a prompt encoder."""
         device, known = self.encoder.device, self._grid
         if known is None or known[0] is not prompt_encoder or known[1].device.type != device.type:
-            # Like a click, a pixel keeps its place in half precision.
-            with torch.autocast(device.type, enabled=False):
-                known = prompt_encoder, prompt_encoder.get_dense_pe()
-            self._grid = known
+            self._grid = known = prompt_encoder, prompt_encoder.get_dense_pe()
         return known[1]
 
 
