@@ -11,7 +11,7 @@ import pytest
 import torch
 from tiny import CLIP_ARCHITECTURE, SAM_CONFIG, tiny_sam
 
-from benchmarks import speed
+from benchmarks import floor, speed
 from benchmarks.measuring import NO_GPU, Setting
 from benchmarks.networks import Networks, grid_boxes
 from benchmarks.peers import NO_MICRO_SAM
@@ -36,6 +36,12 @@ class FakeMicroSam:
 
     def boxes(self, embeddings: dict[str, Any], boxes: np.ndarray) -> list[Any]:
         return [0] * len(boxes)
+
+
+@pytest.fixture(autouse=True)
+def small_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large product in bf16 takes minutes on processors that have to emulate it."""
+    monkeypatch.setattr(floor, "SIDES", {"cpu": 64})
 
 
 @pytest.fixture(scope="module")
