@@ -100,7 +100,7 @@ def test_a_model_is_got_stopped_gone_on_with_used_and_deleted(
         press(user.bot, dock.buttons.get)
         user.wait(lambda: part_file(NAME).exists() and bool(dock.arrivals.rows))
         rows = dock.arrivals.rows
-        user.wait(lambda: key in rows and rows[key].isVisible() and "MB" in rows[key].label.text())
+        user.wait(lambda: key in rows and rows[key].isVisible() and "kB" in rows[key].label.text())
         start = time.monotonic()
         press(user.bot, rows[key].stop_button)
         user.wait(lambda: not state().downloads)
