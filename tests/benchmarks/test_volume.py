@@ -84,16 +84,18 @@ def test_memory_along_the_way_is_told(tmp_path: Path) -> None:
     assert rows[-1].ratio == pytest.approx(0.051) and rows[-1].most == 1
 
 
+@pytest.mark.parametrize(("found", "same"), [(1, "yes"), (2, "no")])
 def test_workers_are_told_apart_by_the_labels_they_write(
-    job: Job, monkeypatch: pytest.MonkeyPatch
+    job: Job, monkeypatch: pytest.MonkeyPatch, found: int, same: str
 ) -> None:
     def command(words: list[Any]) -> None:
         out = words[words.index("-o") + 1]
-        out.write_bytes(b"two" if words[-1] == 2 else b"one")
+        label = found if words[-1] == 2 else 1
+        tifffile.imwrite(out, np.full((2, 2), label, np.uint16), description=out.name)
 
     monkeypatch.setattr(volume, "_command", command)
     rows = volume.worker_rows(volume.Plan(job, 1, run, depths=(1,), sides=(64,)))
-    assert len(rows) == 5 and rows[-1].value == "no"
+    assert len(rows) == 5 and rows[-1].value == same
     assert all(row.ratio > 0 for row in rows[1:4])
 
 
