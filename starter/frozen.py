@@ -11,7 +11,8 @@ from torch import Tensor
 
 from napari_clipsam.adapters.inject import Adapter
 from napari_clipsam.models.clip import Clip
-from napari_clipsam.models.sam import Decoded, Sam, decode, embed_masks, embed_points
+from napari_clipsam.models.decoder import Decoded, decode, embed_masks, embed_points
+from napari_clipsam.models.sam import Sam
 from napari_clipsam.models.weights import load_clip, load_sam
 from napari_clipsam.semantics import Signals, concept_prompts
 from starter import phrases

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from napari_clipsam.adapters.files import load_adapter
 from napari_clipsam.adapters.inject import Adapter, build_adapter
-from napari_clipsam.models.sam import BlockAdapter, Decoded, SamConfig
+from napari_clipsam.models.decoder import Decoded
+from napari_clipsam.models.sam import BlockAdapter, SamConfig
 from napari_clipsam.semantics import (
     Signals,
     cosine_statistics,

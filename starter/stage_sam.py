@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from napari_clipsam.models.sam import Decoded, Sam, decode, embed_masks, embed_points
+from napari_clipsam.models.decoder import Decoded, decode, embed_masks, embed_points
+from napari_clipsam.models.sam import Sam
 from napari_clipsam.models.weights import load_sam
 from napari_clipsam.training.losses import LossWeights, bce_loss, mask_loss, soft_iou
 from napari_clipsam.training.simulate import (

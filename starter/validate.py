@@ -13,7 +13,8 @@ from torch import Tensor
 
 from napari_clipsam.geometry import Frame, whole_plane
 from napari_clipsam.models.clip import Clip
-from napari_clipsam.models.sam import Sam, decode, embed_masks, embed_points, normalise_pixels
+from napari_clipsam.models.decoder import decode, embed_masks, embed_points
+from napari_clipsam.models.sam import Sam, normalise_pixels
 from napari_clipsam.semantics import Signals, cosine_statistics, make_signals, text_vector
 from napari_clipsam.training.metrics import dice, innermost_pixel, tight_box
 from starter import phrases

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from napari_clipsam.models.sam import Decoded
+from napari_clipsam.models.decoder import Decoded
 from napari_clipsam.training import prompting
 
 __all__ = ["CELL", "CORNERS", "NEGATIVE", "POSITIVE", "Asked", "recorded"]

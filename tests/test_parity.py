@@ -23,7 +23,8 @@ from napari_clipsam.adapters.inject import Adapter, build_adapter, parameter_cou
 from napari_clipsam.adapters.released import Released, load_released, split_state
 from napari_clipsam.adapters.semantic import conditioning
 from napari_clipsam.models.clip import Clip, ClipConfig, build_clip, redundant_feature
-from napari_clipsam.models.sam import Sam, SamConfig, decode, embed_masks, embed_points
+from napari_clipsam.models.decoder import decode, embed_masks, embed_points
+from napari_clipsam.models.sam import Sam, SamConfig
 from napari_clipsam.semantics import (
     Signals,
     binary_prompt,

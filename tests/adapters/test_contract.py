@@ -19,7 +19,8 @@ from napari_clipsam.adapters.files import load_adapter, save_adapter
 from napari_clipsam.adapters.inject import Adapter, build_adapter
 from napari_clipsam.errors import AdapterError
 from napari_clipsam.models.clip import Clip
-from napari_clipsam.models.sam import Decoded, Sam, decode, embed_masks, embed_points
+from napari_clipsam.models.decoder import Decoded, decode, embed_masks, embed_points
+from napari_clipsam.models.sam import Sam
 from napari_clipsam.semantics import Signals, make_signals, text_vector
 
 WITHOUT_SIGNALS = {"lora"}

@@ -26,7 +26,8 @@ from napari_clipsam.adapters.inject import (
 from napari_clipsam.errors import AdapterError, ConfigError, WordError
 from napari_clipsam.models.attention import Windows, grid_attention
 from napari_clipsam.models.clip import Clip
-from napari_clipsam.models.sam import Sam, decode, embed_masks, embed_points
+from napari_clipsam.models.decoder import decode, embed_masks, embed_points
+from napari_clipsam.models.sam import Sam
 from napari_clipsam.semantics import cosine_statistics, make_signals, text_vector
 
 close = torch.testing.assert_close

@@ -16,7 +16,7 @@ from napari_clipsam.inference.encoding import View
 from napari_clipsam.inference.frames import concept_frames
 from napari_clipsam.inference.instances import InstanceSettings
 from napari_clipsam.inference.requests import Prediction
-from napari_clipsam.models.sam import Decoded
+from napari_clipsam.models.decoder import Decoded
 from napari_clipsam.planes import Plane, open_image
 from napari_clipsam.prompts import Prompts
 from napari_clipsam.semantics import Signals, make_signals

@@ -11,17 +11,14 @@ from torch import Tensor, nn
 
 from napari_clipsam.errors import ConfigError
 from napari_clipsam.models.attention import Windows, grid_attention
+from napari_clipsam.models.decoder import Decoded, decode, embed_masks, embed_points
 from napari_clipsam.models.sam import (
     PIXEL_MEAN,
     PIXEL_STD,
     SAM_CONFIGS,
-    Decoded,
     Sam,
     SamConfig,
-    decode,
     default_split,
-    embed_masks,
-    embed_points,
     normalise_pixels,
     resize_positions,
 )

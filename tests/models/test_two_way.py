@@ -7,7 +7,7 @@ import torch
 from tiny import tiny_sam
 from torch import Tensor
 
-from napari_clipsam.models.sam import decode
+from napari_clipsam.models.decoder import decode
 from napari_clipsam.models.two_way import masks_of, two_way, upscale
 
 close = torch.testing.assert_close

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from napari_clipsam.adapters.inject import tuning_of
 from napari_clipsam.models.clip import Clip
-from napari_clipsam.models.sam import PIXEL_MEAN, PIXEL_STD, decode, embed_masks, embed_points
+from napari_clipsam.models.decoder import decode, embed_masks, embed_points
+from napari_clipsam.models.sam import PIXEL_MEAN, PIXEL_STD
 from napari_clipsam.semantics import (
     cosine_statistics,
     make_signals,

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from napari_clipsam.inference.devices import require_finite
-from napari_clipsam.models.sam import Decoded, decode, embed_masks, embed_points
+from napari_clipsam.models.decoder import Decoded, decode, embed_masks, embed_points
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

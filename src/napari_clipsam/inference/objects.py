@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from napari_clipsam.inference.decoding import PromptDecoder
     from napari_clipsam.inference.encoding import PlaneEncoder
     from napari_clipsam.inference.requests import ObjectMask
-    from napari_clipsam.models.sam import Decoded
+    from napari_clipsam.models.decoder import Decoded
     from napari_clipsam.planes import Plane
 
 __all__ = ["ObjectFinder", "Wanted"]

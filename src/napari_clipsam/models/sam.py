@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from napari_clipsam.errors import ConfigError
 from napari_clipsam.models.attention import Windows, grid_attention
-from napari_clipsam.models.decoder import Decoded, decode, embed_masks, embed_points, full_precision
+from napari_clipsam.models.decoder import full_precision
 from napari_clipsam.models.identity import tensor_identity
 from napari_clipsam.models.stem import PyramidStem
 from napari_clipsam.models.stock import (
@@ -39,14 +39,10 @@ __all__ = [
     "PIXEL_STD",
     "SAM_CONFIGS",
     "BlockAdapter",
-    "Decoded",
     "Sam",
     "SamConfig",
     "build_decoder",
-    "decode",
     "default_split",
-    "embed_masks",
-    "embed_points",
     "normalise_pixels",
     "resize_positions",
 ]

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from napari_clipsam.inference.transfer import to_device
-from napari_clipsam.models.sam import Decoded, decode, embed_masks, embed_points
+from napari_clipsam.models.decoder import Decoded, decode, embed_masks, embed_points
 from napari_clipsam.semantics import concept_prompts, cosine_statistics, point_draws
 from napari_clipsam.training.losses import LossWeights, mask_loss, soft_iou
 from napari_clipsam.training.simulate import (
