@@ -19,7 +19,8 @@ from napari_clipsam import Prompts, Segmenter
 from napari_clipsam.adapters.files import load_adapter, save_adapter
 from napari_clipsam.adapters.inject import Adapter
 from napari_clipsam.models.registry import LoadedModel
-from napari_clipsam.training.evaluation import Question, evaluate
+from napari_clipsam.training.evaluated import Question
+from napari_clipsam.training.evaluation import evaluate
 from napari_clipsam.training.labelled import LabelledPlane
 from napari_clipsam.training.metrics import dice
 from napari_clipsam.training.ranking import Uncertain, most_uncertain, rank_planes, spread

@@ -22,7 +22,8 @@ from scipy.special import expit
 
 from napari_clipsam import Prompts, Segmenter
 from napari_clipsam.models.registry import load_model, starter_file
-from napari_clipsam.training.evaluation import Evaluation, Question, evaluate
+from napari_clipsam.training.evaluated import Evaluation, Question
+from napari_clipsam.training.evaluation import evaluate
 from napari_clipsam.training.labelled import LabelledPlane, labelled_planes, read_index
 from napari_clipsam.training.metrics import average_precision, dice
 from starter.baseline import otsu_watershed

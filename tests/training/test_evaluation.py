@@ -12,7 +12,8 @@ from numpy.testing import assert_array_equal
 
 from napari_clipsam.errors import ConfigError, PromptError
 from napari_clipsam.planes import open_image
-from napari_clipsam.training.evaluation import Question, ask, evaluate, survey
+from napari_clipsam.training.evaluated import Question
+from napari_clipsam.training.evaluation import ask, evaluate, survey
 from napari_clipsam.training.labelled import LabelledImage, LabelledPlane
 
 SOURCE = LabelledImage(Path("a.tif"), Path("b.tif"), "instance")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from napari_clipsam.inference.devices import Precision
     from napari_clipsam.inference.segmenter import Segmenter
-    from napari_clipsam.training.evaluation import Evaluation, Question
+    from napari_clipsam.training.evaluated import Evaluation, Question
     from napari_clipsam.training.labelled import LabelledPlane
 
 __all__ = ["Measurement", "run"]
@@ -56,7 +56,8 @@ class Measurement:
 
 def run(options: Measurement) -> None:
     """Check everything, then measure, print and write."""
-    from napari_clipsam.training.evaluation import Question, evaluate, survey
+    from napari_clipsam.training.evaluated import Question
+    from napari_clipsam.training.evaluation import evaluate, survey
 
     question = Question(options.prompts, options.text, options.target)
     axes = None if options.axes is None else parse_axes(options.axes)

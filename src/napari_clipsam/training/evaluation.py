@@ -23,10 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MIN_PIXELS",
-    "Evaluation",
     "PlaneAnswer",
-    "PlaneScore",
-    "Question",
     "Survey",
     "ask",
     "evaluate",
