@@ -27,6 +27,8 @@ from napari_clipsam.session.objects import SessionObject
 SIDE = 8
 #: Where "every one" finds objects.
 CORNERS = ((2, 2), (2, 20), (20, 2))
+#: The only plane of an image without depth.
+HERE = (None, None)
 
 
 def square(y: float, x: float, side: int = SIDE, score: float = 0.9) -> ObjectMask:
@@ -144,3 +146,21 @@ def make_controller(
     preferred = Settings(folder=folder, **settings)
     keeper, engine = Keeper(viewer, folder), FakeEngine(runner.check)
     return SegmentController(viewer, runner, engine, keeper, lambda: preferred, chosen)
+
+
+def engine(controller: SegmentController) -> FakeEngine:
+    assert isinstance(controller.engine, FakeEngine)
+    return controller.engine
+
+
+def click(controller: SegmentController, *position: float, tool: str = "point+") -> None:
+    controller.set_tool(tool)
+    controller.viewer.layers["cells clicks"].add(position)
+
+
+def hint(controller: SegmentController) -> str:
+    return "" if controller.state.hint is None else controller.state.hint.text
+
+
+def labels(controller: SegmentController, name: str = "nuclei") -> np.ndarray:
+    return np.asarray(controller.viewer.layers[name].data)

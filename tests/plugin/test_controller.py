@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,45 +13,13 @@ import pytest
 import tifffile
 import zarr
 from napari.components import ViewerModel
-from plugin.fakes import CORNERS, SIDE, FakeEngine, make_controller
+from plugin.fakes import CORNERS, HERE, SIDE, click, engine, hint, labels, make_controller
 
 from napari_clipsam._plugin import commands, recorder
 from napari_clipsam._plugin.controller import SegmentController
-from napari_clipsam._plugin.runner import Job, ThreadRunner
+from napari_clipsam._plugin.runner import Job
 from napari_clipsam.errors import ClipSamError, OutOfMemory, OutputError, WeightsError
 from napari_clipsam.session.journal import Journal, restore
-
-HERE = (None, None)
-
-
-@pytest.fixture
-def viewer() -> ViewerModel:
-    return ViewerModel()
-
-
-@pytest.fixture
-def flat(viewer: ViewerModel, tmp_path: Path) -> SegmentController:
-    """A controller for one plane of 40 x 50 pixels."""
-    viewer.add_image(np.arange(2000, dtype=np.uint16).reshape(40, 50), name="cells", scale=(2, 2))
-    return make_controller(viewer, tmp_path)
-
-
-@pytest.fixture
-def deep(viewer: ViewerModel, tmp_path: Path) -> SegmentController:
-    """A controller for a stack of 7 slices, the middle one shown."""
-    viewer.add_image(np.ones((7, 40, 50), np.uint8), name="cells", scale=(4, 2, 2))
-    viewer.dims.set_point(0, 12)
-    return make_controller(viewer, tmp_path)
-
-
-def engine(controller: SegmentController) -> FakeEngine:
-    assert isinstance(controller.engine, FakeEngine)
-    return controller.engine
-
-
-def click(controller: SegmentController, *position: float, tool: str = "point+") -> None:
-    controller.set_tool(tool)
-    controller.viewer.layers["cells clicks"].add(position)
 
 
 def draw_box(controller: SegmentController, y0: float, x0: float, y1: float, x1: float) -> None:
@@ -61,14 +28,6 @@ def draw_box(controller: SegmentController, y0: float, x0: float, y1: float, x1:
     layer = controller.viewer.layers["cells shapes"]
     layer.add_rectangles([np.array(corners)])
     layer.refresh()  # as napari does once the mouse lets go
-
-
-def hint(controller: SegmentController) -> str:
-    return "" if controller.state.hint is None else controller.state.hint.text
-
-
-def labels(controller: SegmentController, name: str = "nuclei") -> np.ndarray:
-    return np.asarray(controller.viewer.layers[name].data)
 
 
 # ---------------------------------------------------------------- words
@@ -425,78 +384,7 @@ def test_following_needs_an_object(deep: SegmentController) -> None:
     assert hint(deep) == "Click an object in one slice first, then follow it."
 
 
-def test_the_slice_that_is_shown_is_prepared_when_the_dock_opens(deep: SegmentController) -> None:
-    keys, word = engine(deep).prepared[0]
-    assert [k[0] for k in keys] == [3] and word is None
-    assert deep.state.device == "CPU" and deep.state.hint is None
-
-
-def test_the_neighbours_of_a_slice_are_prepared(deep: SegmentController) -> None:
-    deep.find("nuclei")
-    keys, word = engine(deep).prepared[-1]
-    assert [k[0] for k in keys] == [3, 4, 2] and word == "nuclei"
-
-
-@pytest.mark.parametrize("order", [(1, 0, 2), (2, 0, 1), (0, 2, 1)])
-def test_any_order_of_axes_is_segmented_as_it_is_seen(
-    deep: SegmentController, order: tuple[int, ...]
-) -> None:
-    deep.viewer.dims.order = order
-    deep.find("nuclei")
-    held = order[0]
-    assert engine(deep).asked[-1].key[held] is not None
-    deep.keep()
-    kept = labels(deep)
-    assert kept.any(axis=tuple(a for a in range(3) if a != held)).sum() == 1
-
-
-def test_the_3d_view_says_what_to_do(deep: SegmentController) -> None:
-    deep.viewer.dims.ndisplay = 3
-    assert hint(deep).startswith("Clicks and words work in one slice at a time.")
-    deep.find("nuclei")
-    assert engine(deep).asked == []
-    deep.viewer.dims.ndisplay = 3
-    deep.act("show-slices")
-    assert deep.viewer.dims.ndisplay == 2 and hint(deep) == ""
-
-
-# ---------------------------------------------------------------- layers, models, errors
-
-
-def test_without_an_image_samples_are_offered(viewer: ViewerModel, tmp_path: Path) -> None:
-    controller = make_controller(viewer, tmp_path)
-    assert hint(controller) == "Open an image, or try a sample."
-    assert len(controller.state.samples) == 3
-    controller.find("nuclei")
-    assert controller.state.hint is not None and controller.state.hint.is_error
-    viewer.add_image(np.zeros((20, 20)), name="mine")
-    assert (controller.state.image, hint(controller)) == ("mine", "")
-
-
-def test_an_image_that_goes_away_takes_its_layers_along(flat: SegmentController) -> None:
-    click(flat, 20, 20)
-    flat.viewer.layers.remove("cells")
-    assert list(flat.viewer.layers) == []
-    assert flat.state.image == "" and not flat.state.can_keep
-    flat.viewer.add_image(np.zeros((20, 20)), name="other")
-    flat.find("nuclei")
-    assert flat.state.can_keep
-
-
-def test_a_stack_that_was_the_only_layer_goes_away(deep: SegmentController) -> None:
-    deep.viewer.layers.remove("cells")
-    assert deep.state.image == "" and deep.state.z_extent == 0
-    assert hint(deep) == "Open an image, or try a sample."
-
-
-def test_another_image_waits_until_the_preview_is_kept(flat: SegmentController) -> None:
-    flat.viewer.add_image(np.zeros((20, 20)), name="other")
-    click(flat, 20, 20)
-    flat.set_image("other")
-    assert flat.state.image == "cells" and "not kept yet" in hint(flat)
-    flat.clear()
-    flat.set_image("other")
-    assert flat.state.image == "other"
+# ---------------------------------------------------------------- models and errors
 
 
 @pytest.mark.parametrize(
@@ -533,47 +421,6 @@ def test_a_model_that_fails_to_load_leaves_the_former_one(flat: SegmentControlle
     assert hint(flat) == "vit_b is damaged. Import it again."
     assert (flat.state.model, flat.state.device) == ("starter", "CPU")
     assert flat.state.known_words == ("cells", "nuclei")
-
-
-def test_answers_about_what_is_gone_are_dropped(viewer: ViewerModel, tmp_path: Path) -> None:
-    """The model still worked when the layer was deleted, or other channels were chosen."""
-    calls: list[Callable[[], None]] = []
-    runner = ThreadRunner(calls.append)
-    viewer.add_image(np.zeros((3, 40, 50)), name="cells", axis_labels=("c", "y", "x"))
-    controller = make_controller(viewer, tmp_path, runner)
-    for go_away in (
-        lambda: controller.set_channel("channel 1"),
-        lambda: viewer.layers.remove("cells"),
-    ):
-        asked = len(engine(controller).asked)
-        controller.find("nuclei")
-        while len(engine(controller).asked) == asked:
-            time.sleep(0.01)
-        go_away()
-        time.sleep(0.1)
-        while calls:
-            calls.pop(0)()
-        assert controller.keeper.state.draft == ()
-    runner.close()
-
-
-def test_new_pixels_of_a_layer_are_looked_at(flat: SegmentController) -> None:
-    flat.find("nuclei")
-    before = engine(flat).asked[-1].read(HERE)
-    flat.viewer.layers["cells"].data = np.full((40, 50), 7, np.uint8)
-    flat.find("nuclei")
-    after = engine(flat).asked[-1].read(HERE)
-    assert before.fingerprint != after.fingerprint and (after.rgb == 7).all()
-
-
-def test_channels_are_chosen(viewer: ViewerModel, tmp_path: Path) -> None:
-    viewer.add_image(np.zeros((3, 40, 50)), name="cells", axis_labels=("c", "y", "x"))
-    controller = make_controller(viewer, tmp_path)
-    assert controller.state.channels[0].value == "channels 0, 1, 2 as colours"
-    controller.set_channel("channel 1")
-    assert controller.state.channel == "channel 1"
-    controller.find("nuclei")
-    assert engine(controller).asked[-1].key == HERE
 
 
 # ---------------------------------------------------------------- sessions

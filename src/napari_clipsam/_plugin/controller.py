@@ -20,7 +20,8 @@ from napari_clipsam._plugin.file_folder import FolderJob
 from napari_clipsam._plugin.file_jobs import KIND
 from napari_clipsam._plugin.file_stack import StackFileJob
 from napari_clipsam._plugin.focus import Focus
-from napari_clipsam._plugin.kept import UNKEPT, Kept
+from napari_clipsam._plugin.image_choice import ImageChoice
+from napari_clipsam._plugin.kept import Kept
 from napari_clipsam._plugin.model_choice import ModelChoice
 from napari_clipsam._plugin.runner import Runner
 from napari_clipsam._plugin.stack_jobs import WRITING, StackJobs
@@ -89,9 +90,11 @@ class SegmentController:
         self._closed = False
         # Until the user says otherwise, each word goes to the layer it went to before.
         self._into_chosen = False
-        self._connect()
+        commands.register(viewer, self)
+        keymap.bind(viewer, self)
+        self.images = ImageChoice(self)
         self.models.prepare()
-        self.show_layers()
+        self.images.show_layers()
         self.keeper.recorder.trouble = self.on_error
         self.kept.offer_lost()
 
@@ -99,18 +102,11 @@ class SegmentController:
 
     def set_image(self, name: str) -> None:
         """Work on another image layer."""
-        if self.focus.name == name:
-            return
-        self.stacks.settle()
-        if self.keeper.state.draft:
-            self.update(hint=UNKEPT)
-            return
-        self.guarded(lambda: self.take_up(name))
+        self.images.switch(name)
 
     def set_channel(self, value: str) -> None:
         """Look at other channels of the image; clicks and masks stay."""
-        self.guarded(lambda: self.focus.choose_channel(value))
-        self.show_layers()
+        self.images.switch_channel(value)
 
     def set_model(self, name: str) -> None:
         """Let another model answer from now on; it is loaded at once, off the main thread."""
@@ -296,7 +292,10 @@ class SegmentController:
         self.stop()
         for kind in ("prepare", "prefetch", "choices"):
             self.runner.stop(kind)
-        self._disconnect()
+        self.images.close()
+        self.models.close()
+        if commands.forget(self.viewer, self):
+            keymap.unbind(self.viewer)
         self.focus.close()
 
     # -- what its parts use ------------------------------------------------------------------------
@@ -358,44 +357,6 @@ class SegmentController:
         except ClipSamError as error:
             self.on_error(error)
 
-    def take_up(self, name: str) -> None:
-        """Work on an image that nothing speaks against."""
-        self.focus.take_up(name, self.asking.on_prompts)
-        if self.focus.image is not None:
-            self.keeper.take_up(self.focus.image)
-        self.update(hint=None)
-        self.sync()
-        self.show_layers()
-        self.show_slice()
-        self.kept.offer_lost()
-
-    def show_slice(self, _: object = None) -> None:
-        """Take up the slice or view that is seen now, and encode it while nobody waits."""
-        self.keeper.look()
-        part = choices.stack_choices(self.focus, self.state)
-        self.update(**part)
-        self.stacks.estimate()
-        key = self.focus.shown_key()
-        if key is not None:
-            if self.state.hint == self.focus.wrong_view:
-                self.update(hint=None)
-            self.asking.prepare(key)
-        elif self.focus.image is not None:
-            self.update(hint=self.focus.wrong_view)
-
-    def show_layers(self, _: object = None) -> None:
-        """Offer the layers there are, after some came, went or were renamed."""
-        if self.focus.image is not None and not self.focus.is_there:
-            self._leave_image()
-        part = choices.layer_choices(self.viewer, self.focus, self.keeper, self.state)
-        self.update(**part)
-        if self.focus.image is None:
-            first = choices.best_image(self.viewer, self.keeper.image)
-            if first:
-                self.guarded(lambda: self.take_up(first))
-            elif self.state.hint is None:
-                self.update(hint=wording.no_image())
-
     # -- reactions ---------------------------------------------------------------------------------
 
     def _into_disk(self, begin: Callable[[], None], needs_word: bool = True) -> None:
@@ -414,42 +375,9 @@ class SegmentController:
         self.update(target="object")
         self._use_tool("point+")
 
-    def _leave_image(self) -> None:
-        """The image is gone: nobody can answer about it any more."""
-        self.stop()
-        self.focus.leave()
-        if self.keeper.state.draft:
-            self.do("the image was removed", ())
-        self.update(answer="", hint=None, busy=None, tool="")
-
     def _kept(self, message: str) -> None:
         self.focus.forget_prompts()
         self.focus.hide_similarity()
         self.sync()
         into = self.state.keep_into or self.keeper.layer_for(self.state.word)
         self.update(answer=message, keep_into=into)
-
-    def _events(self) -> list[tuple[Any, Callable[..., None]]]:
-        layers, dims = self.viewer.layers.events, self.viewer.dims.events
-        return [
-            (layers.inserted, self.show_layers),
-            (layers.removed, self.show_layers),
-            (layers.reordered, self.show_layers),
-            (layers.renamed, self.show_layers),
-            (dims.current_step, self.show_slice),
-            (dims.order, self.show_slice),
-            (dims.ndisplay, self.show_slice),
-        ]
-
-    def _connect(self) -> None:
-        commands.register(self.viewer, self)
-        keymap.bind(self.viewer, self)
-        for event, reaction in self._events():
-            event.connect(reaction)
-
-    def _disconnect(self) -> None:
-        for event, reaction in self._events():
-            event.disconnect(reaction)
-        self.models.close()
-        if commands.forget(self.viewer, self):
-            keymap.unbind(self.viewer)

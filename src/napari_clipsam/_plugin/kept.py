@@ -85,7 +85,7 @@ class Kept:
         path = self._to.keeper.recorder.take_lost()
         if path is not None:
             self._to.keeper.open_project(path)
-        self._to.show_layers()
+        self._to.images.show_layers()
         self._to.sync()
         self.offer_lost()
 
@@ -111,6 +111,6 @@ class Kept:
         """
         focus = self._to.focus
         if one.image != focus.name and one.image in {c.value for c in self._to.state.images}:
-            self._to.take_up(one.image)
+            self._to.images.take_up(one.image)
         if focus.image is None or not drafts.fitting((one,), focus.image.shape):
             raise PlaneError(f"This object lies in another image. Open {one.image} first.")

@@ -74,7 +74,7 @@ class ModelChoice:
         def ready(value: Any) -> None:
             if isinstance(value, Loaded):
                 self.on_loaded(value)
-                self._to.show_slice()
+                self._to.images.show_slice()
             else:
                 self._offer(value)
 
