@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import typer.main
-from docs.pages import ALL, README, ROOT, answers, blocks, commands, name_of
+from docs.pages import ALL, DOCS, README, ROOT, answers, blocks, commands, name_of
 from packaging.requirements import Requirement
 
 from napari_clipsam.cli import main
@@ -131,6 +131,12 @@ def test_errors_are_those_of_the_page(
 
 def test_pages_show_what_bad_input_gives() -> None:
     assert len(ERRORS) >= 4
+
+
+def test_the_overview_names_every_command() -> None:
+    overview = blocks(DOCS / "command-line.md")[0].text
+    named = re.findall(rf"^{OURS} ([a-z]+)  ", overview, re.MULTILINE)
+    assert sorted(named) == sorted(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("page", ALL, ids=name_of)
