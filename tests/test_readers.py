@@ -1,6 +1,7 @@
 """Readers: a file gives what its array gives, or an error that says what to do."""
 
 import pickle
+import re
 
 import dask.array as da
 import numpy as np
@@ -166,7 +167,7 @@ def test_a_picture_too_large_to_decode_is_refused(tmp_path, monkeypatch):
         open_image(tmp_path / "a.png")
 
 
-@pytest.mark.parametrize("kept", [0.001, 0.02, 0.3, 0.6, 0.9, 0.95])
+@pytest.mark.parametrize("kept", [0.02, 0.3, 0.6, 0.9, 0.95, 0.999])
 @pytest.mark.parametrize(
     "options",
     [
@@ -180,11 +181,49 @@ def test_a_picture_too_large_to_decode_is_refused(tmp_path, monkeypatch):
 def test_a_truncated_tiff_is_refused_before_any_work(tmp_path, caplog, options, kept):
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, pixels(6, 64, 64), photometric="minisblack", **options)
+    with tifffile.TiffFile(path) as tif:
+        ends = [page.dataoffsets[-1] + page.databytecounts[-1] for page in tif.pages]
     content = path.read_bytes()
-    path.write_bytes(content[: int(len(content) * kept)])
-    with pytest.raises(PlaneError, match=r"incomplete"):
+    left = int(len(content) * kept)
+    path.write_bytes(content[:left])
+    if "imagej" in options and "compression" not in options and left >= ends[-1]:
+        return  # ImageJ describes all pages in the first one
+    with pytest.raises(
+        PlaneError, match=r"a\.tif is damaged or cut off.*Copy or save it"
+    ) as caught:
         open_image(path)
+    named = re.search(r"at plane (\d), counted from 0", str(caught.value))
+    assert named is None or int(named[1]) == sum(end <= left for end in ends)
+    assert named or "compression" not in options or not ends[0] < left < ends[-1]
     assert caplog.records == []
+
+
+def test_a_header_that_is_cut_off_is_refused(tmp_path):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, pixels(6, 64, 64), photometric="minisblack")
+    path.write_bytes(path.read_bytes()[:25])
+    with pytest.raises(PlaneError, match=r"a\.tif .*incomplete"):
+        open_image(path)
+
+
+@pytest.mark.parametrize("bytes_there", ["zeros", "others"])
+def test_a_plane_that_does_not_decode_is_named(tmp_path, bytes_there):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, pixels(6, 64, 64), photometric="minisblack", compression="zlib")
+    content = bytearray(path.read_bytes())
+    with tifffile.TiffFile(path) as tif:
+        start, size = tif.pages[2].dataoffsets[0], tif.pages[2].databytecounts[0]
+    if bytes_there == "zeros":  # as a copy that was cut off on some file systems
+        content[start + size // 2 : start + size] = bytes(size - size // 2)
+    else:
+        content[start : start + 20] = bytes(range(1, 21))
+    path.write_bytes(content)
+    stack = open_image(path, axes="ZYX")
+    assert stack.plane({"Z": 1}).shape == (64, 64)
+    with pytest.raises(
+        PlaneError, match=r"a\.tif is damaged or cut off at plane 2, counted from 0"
+    ):
+        stack.plane({"Z": 2})
 
 
 @pytest.mark.parametrize(

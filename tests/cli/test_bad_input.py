@@ -201,7 +201,7 @@ def test_one_bad_image_stops_a_folder_before_it_starts(refused: Refused, tmp_pat
         start = tif.pages[0].dataoffsets[0]
     damaged[start : start + 20] = b"\xff" * 20
     (folder / "b.tif").write_bytes(damaged)
-    refused("segment", folder, *WORD, "-o", tmp_path / "out", saying="b.tif cannot be read")
+    refused("segment", folder, *WORD, "-o", tmp_path / "out", saying="b.tif is damaged or cut off")
 
 
 def test_two_images_of_one_stem(refused: Refused, tmp_path: Path) -> None:

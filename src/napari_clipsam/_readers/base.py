@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ..errors import PlaneError
 
 __all__ = [
+    "DECODER_ERRORS",
     "MICROMETRES",
     "ArraySource",
     "Index",
@@ -27,7 +28,7 @@ __all__ = [
 Index = tuple[int | slice, ...]
 
 #: What decoders raise on bytes that are not what they should be.
-_DECODER_ERRORS = (
+DECODER_ERRORS = (
     ArithmeticError,
     AssertionError,
     EOFError,
@@ -156,7 +157,7 @@ def decoding(name: object) -> Iterator[None]:
     """Turn whatever a decoder raises into one error that says what to do."""
     try:
         yield
-    except _DECODER_ERRORS as error:
+    except DECODER_ERRORS as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise PlaneError(
             f"{name} cannot be read ({reason}). It may be incomplete or of a kind that is not "

@@ -15,9 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import PlaneError
-from .base import MICROMETRES, Index, check_level, decoding
+from .base import DECODER_ERRORS, MICROMETRES, Index, check_level, decoding
 
 __all__ = ["TiffSource"]
+
+# What tifffile logs of a file that is cut off.
+_NEXT_IS_GONE = "invalid page offset"
+_SIGNS = (_NEXT_IS_GONE, "corrupt", "failed to reshape", "TiffTag 270 ")
 
 
 class TiffSource:
@@ -36,37 +40,39 @@ class TiffSource:
     """
 
     def __init__(self, path: Path, level: int) -> None:
-        import tifffile
-
         self._path, self._level = path, level
         self.name = path.stem.removesuffix(".ome")
-        with decoding(path), _refuse_truncated(path):
-            tif = tifffile.TiffFile(path)
+        with decoding(path), _opened_whole(path) as tif:
             self._close = weakref.finalize(self, tif.close)
-            tif.filehandle.set_lock(True)
-            levels = tif.series[0].levels
-            check_level(level, len(levels), path)
-            series = levels[level]
-            self.shape = tuple(int(length) for length in series.shape)
-            self.dtype = np.dtype(series.dtype)
-            self.axes = series.axes
-            finest = dict(zip(levels[0].axes, levels[0].shape, strict=True))
-            self.spacing_um = {
-                letter: step * finest[letter] / length
-                for letter, step in _spacing(tif).items()
-                for axis, length in zip(series.axes, series.shape, strict=True)
-                if axis == letter
-            } or None
-            plain = tif.series[0].kind in ("generic", "shaped")
-            self.other_shapes = tuple(
-                tuple(one.shape) for one in tif.series[1:] if plain and not one.keyframe.is_reduced
-            )
-            self._pages = series.pages
-            self._mapped = self._map(series, tif)
-            self._leading = 0
-            if self._mapped is None:
-                self._leading = self._count_leading(math.prod(series.keyframe.shape))
-                self._check_extent(tif.filehandle.size)
+            self._describe(tif)
+
+    def _describe(self, tif: Any) -> None:
+        levels = tif.series[0].levels
+        check_level(self._level, len(levels), self._path)
+        series = levels[self._level]
+        self.shape = tuple(int(length) for length in series.shape)
+        self.dtype = np.dtype(series.dtype)
+        self.axes = series.axes
+        finest = dict(zip(levels[0].axes, levels[0].shape, strict=True))
+        self.spacing_um = {
+            letter: step * finest[letter] / length
+            for letter, step in _spacing(tif).items()
+            for axis, length in zip(series.axes, series.shape, strict=True)
+            if axis == letter
+        } or None
+        plain = tif.series[0].kind in ("generic", "shaped")
+        self.other_shapes = tuple(
+            tuple(one.shape) for one in tif.series[1:] if plain and not one.keyframe.is_reduced
+        )
+        self._pages = series.pages
+        self._mapped = self._map(series, tif)
+        self._leading = 0
+        if self._mapped is None:
+            self._leading = self._count_leading(math.prod(series.keyframe.shape))
+            # What is missing in between shows when it is read.
+            for page in (self._pages[0], self._pages[-1]):
+                if page is not None and not _is_within(page, tif.filehandle.size):
+                    raise ValueError("the file ends before its pixels do")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return TiffSource, (self._path, self._level)
@@ -95,15 +101,23 @@ class TiffSource:
             return np.stack(pieces).reshape(*kept, *pieces[0].shape)
 
     def _page(self, number: int) -> NDArray:
-        page = self._pages[number]
         page_shape = self.shape[self._leading :]
-        if page is None:  # OME-TIFF may leave planes out
-            return np.zeros(page_shape, self.dtype)
-        return np.asarray(page.asarray()).reshape(page_shape)
+        try:
+            page = self._pages[number]
+            if page is None:  # OME-TIFF may leave planes out
+                return np.zeros(page_shape, self.dtype)
+            return np.asarray(page.asarray()).reshape(page_shape)
+        except DECODER_ERRORS as error:
+            if _is_unsupported(error):
+                raise
+            raise _damaged(self._path, number, len(self._pages)) from error
 
     def _map(self, series: Any, tif: Any) -> NDArray | None:
         if series.dataoffset is None:
             return None
+        whole = (tif.filehandle.size - series.dataoffset) // series.keyframe.nbytes
+        if whole * series.keyframe.nbytes < series.nbytes:
+            raise _damaged(self._path, whole, series.nbytes // series.keyframe.nbytes)
         dtype = self.dtype.newbyteorder(tif.byteorder)
         return np.memmap(self._path, dtype, "r", series.dataoffset, self.shape)
 
@@ -113,19 +127,9 @@ class TiffSource:
             pages, within = math.prod(self.shape[:count]), math.prod(self.shape[count:])
             if (pages, within) == (len(self._pages), page_size):
                 return count
-        raise PlaneError(
-            f"{self._path} stores {len(self._pages)} pages that do not make up its shape "
-            f"{self.shape}. It may be incomplete: save it again as a plain multi-page TIFF."
+        raise ValueError(
+            f"it stores {len(self._pages)} pages, which do not make up its shape {self.shape}"
         )
-
-    def _check_extent(self, size: int) -> None:
-        """Refuse a file whose end is missing; what is in between shows when it is read."""
-        for page in (self._pages[0], self._pages[-1]):
-            if page is not None and any(
-                offset + count > size
-                for offset, count in zip(page.dataoffsets, page.databytecounts, strict=False)
-            ):
-                raise ValueError("the file ends before its pixels do")
 
 
 def _spacing(tif: Any) -> dict[str, float]:
@@ -175,19 +179,68 @@ class _Complaints(logging.Handler):
 
 
 @contextmanager
-def _refuse_truncated(path: Path) -> Iterator[None]:
-    """Refuse a file of which tifffile would silently give the pages that are left."""
+def _opened_whole(path: Path) -> Iterator[Any]:
+    """Open a file, and refuse one of which tifffile would silently give the pages that are left."""
+    import tifffile
+
+    with _listening() as complaints:
+        tif = tifffile.TiffFile(path)
+        tif.filehandle.set_lock(True)
+        caught: Exception | None = None
+        try:
+            yield tif
+        except DECODER_ERRORS as error:
+            caught = error
+        said = "\n".join(complaints)
+        truncated = any(sign in said for sign in _SIGNS)
+        if truncated or caught:
+            whole, pages = _count_whole(tif), len(tif.pages)
+            if _NEXT_IS_GONE in said and tif.pages[0].compression > 1:
+                # Pixels that are not compressed may all lie before what describes their pages.
+                pages += 1
+            if truncated or whole < pages:
+                raise _damaged(path, whole, pages) from caught
+        if caught:
+            raise caught
+
+
+@contextmanager
+def _listening() -> Iterator[list[str]]:
+    """Collect what tifffile logs instead of raising."""
     logger = logging.getLogger("tifffile")
     complaints, propagate = _Complaints(), logger.propagate
     logger.addHandler(complaints)
     logger.propagate = False
     try:
-        yield
+        yield complaints.messages
     finally:
         logger.propagate = propagate
         logger.removeHandler(complaints)
-    signs = ("invalid page offset", "corrupt", "failed to reshape", "TiffTag 270 ")
-    if any(sign in message for message in complaints.messages for sign in signs):
-        raise PlaneError(
-            f"{path} is incomplete: part of the file is missing. Copy or save it again."
-        )
+
+
+def _count_whole(tif: Any) -> int:
+    """Count the pages at the beginning that are there with all their pixels."""
+    for number in range(len(tif.pages)):
+        try:
+            if not _is_within(tif.pages[number], tif.filehandle.size):
+                return number
+        except DECODER_ERRORS:
+            return number
+    return len(tif.pages)
+
+
+def _is_within(page: Any, size: int) -> bool:
+    """Whether the pixels of a page lie in a file of that size."""
+    extents = zip(page.dataoffsets, page.databytecounts, strict=False)
+    return all(offset + count <= size for offset, count in extents)
+
+
+def _is_unsupported(error: Exception) -> bool:
+    """Whether a page may be whole, but nothing that is installed decodes it."""
+    return isinstance(error, NotImplementedError) or "COMPRESSION" in str(error)
+
+
+def _damaged(path: Path, number: int, pages: int) -> PlaneError:
+    """What to say of a file whose page of that number, from 0, is not whole."""
+    where = f" at plane {number}, counted from 0" if number < pages != 1 else ""
+    return PlaneError(f"{path} is damaged or cut off{where}. Copy or save it again.")
