@@ -103,7 +103,7 @@ class ActionSection(QWidget):
         self.use = button("Use")
         self.show_file = button("Show file")
         self.delete = button("Delete")
-        self.take_in = button("Import…", "Copy a model's file or an adapter into the library")
+        self.take_in = button("Import...", "Copy a model's file or an adapter into the library")
         self._offers: dict[str, QPushButton] = {
             "get": self.get,
             "use": self.use,
