@@ -71,6 +71,13 @@ def test_the_page_of_shortcuts_is_the_table_of_shortcuts() -> None:
     assert table.splitlines() == [f"| {one.shown} | {one.words} |" for one in SHORTCUTS]
 
 
+@pytest.mark.parametrize("part", ["models", "inference", "training", "session", "_plugin"])
+def test_the_architecture_names_every_module(part: str) -> None:
+    text = (DOCS / "architecture.md").read_text("utf-8")
+    modules = {path.stem for path in (ROOT / "src" / "napari_clipsam" / part).glob("[a-z]*.py")}
+    assert not {name for name in modules if not re.search(rf"[`/]{name}(`|\.py)", text)}
+
+
 def test_pages_speak_of_no_place_on_one_machine() -> None:
     for page in PAGES:
         assert not re.search(r"(?<![\w.])/(?:work|home|root|tmp)/", page.read_text("utf-8")), page
