@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.metadata
 import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -63,6 +65,12 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def recipe(files: Path) -> Recipe:
     names = (str(files / f"{part}.safetensors") for part in ("sam", "clip", "adapter"))
     return Recipe(*names, device="cpu", threads=1, instances=FEW_SEEDS)
+
+
+def test_a_recipe_says_what_is_compiled(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(ConfigError, match="no-such-compiler"):
+        replace(recipe, compilation="blocks").make()
 
 
 @pytest.fixture
@@ -211,17 +219,28 @@ def test_a_scheduler_without_workers_is_said_to_have_none(
         prepare(joined, recipe, task)
 
 
-def test_a_scheduler_that_cannot_be_reached_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_scheduler_that_cannot_be_reached_is_said_so(
+    client: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(cluster_processes, "_REACH", 0.5)
-    with socket.socket() as unused:
+    worker = next(iter(client.scheduler_info(n_workers=-1)["workers"]))
+
+    def answer(other: socket.socket) -> None:
+        with other.accept()[0] as connection:
+            connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    with socket.socket() as unused, socket.create_server(("127.0.0.1", 0)) as other:
         unused.bind(("127.0.0.1", 0))
-        address = f"tcp://127.0.0.1:{unused.getsockname()[1]}"
-        for wrong in (address, "nonsense"):
+        threading.Thread(target=answer, args=(other,), daemon=True).start()
+        places = [f"tcp://127.0.0.1:{one.getsockname()[1]}" for one in (unused, other)]
+        for wrong in (*places, worker, "nonsense"):
             with (
                 pytest.raises(ConfigError, match=f"No scheduler answers at {wrong}"),
                 cluster.join_cluster(wrong),
             ):
                 pass
+    gc.collect()
+    assert capfd.readouterr() == ("", "")
 
 
 def test_blocks_are_small_and_leave_no_worker_without_work() -> None:

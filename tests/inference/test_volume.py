@@ -314,6 +314,29 @@ def test_a_full_disk_keeps_what_is_finished(
     np.testing.assert_array_equal(labels_in(output), labels_in(tmp_path / "whole.ome.zarr"))
 
 
+@pytest.mark.parametrize("full", ["state.json", "a.tif"])
+def test_a_disk_that_is_full_by_any_file_is_said_of_the_result(
+    spotter: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: str
+) -> None:
+    task, output = VolumeTask(open_image(drifting()), (WORD,)), tmp_path / "a.tif"
+    move, moved = os.replace, 0
+
+    def replace_there(source: Path, target: Path) -> None:
+        nonlocal moved
+        moved += Path(target).name == full
+        if moved == (3 if full == "state.json" else 1):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        move(source, target)
+
+    monkeypatch.setattr(os, "replace", replace_there)
+    with pytest.raises(OutputError, match=r"^\S+/a\.tif could.*No space left.*finished are kept"):
+        run(spotter, task, output)
+    monkeypatch.setattr(os, "replace", move)
+    told = run(spotter, task, output)
+    assert told[0].done == (2 if full == "state.json" else 6)
+    np.testing.assert_array_equal(labels_in(output) > 0, drifting() > 100)
+
+
 def test_a_plane_that_cannot_be_read_keeps_those_before(
     finder: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -326,7 +349,7 @@ def test_a_plane_that_cannot_be_read_keeps_those_before(
         return read(self, index)
 
     monkeypatch.setattr(Stack, "plane", damaged)
-    with pytest.raises(PlaneError, match="damaged"):
+    with pytest.raises(PlaneError, match=r"damaged.*The planes that are finished are kept\."):
         run(finder, task, output)
     monkeypatch.setattr(Stack, "plane", read)
     assert [one.done for one in run(finder, task, output)] == [5, 6]

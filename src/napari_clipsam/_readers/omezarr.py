@@ -55,7 +55,12 @@ def open_group(group: Any, name: str, level: int) -> Source:
 def _open_multiscale(group: Any, scales: dict[str, Any], name: str, level: int) -> Source:
     datasets = scales["datasets"]
     check_level(level, len(datasets), name)
-    array = group[datasets[level]["path"]]
+    path = datasets[level]["path"]
+    if path not in group:
+        raise PlaneError(
+            f"{name} is incomplete: its array {path} is missing. Copy or save it again."
+        )
+    array = group[path]
     # Versions before 0.3 name no axes: they are always these five.
     axes = [
         axis if isinstance(axis, dict) else {"name": axis} for axis in scales.get("axes", "tczyx")

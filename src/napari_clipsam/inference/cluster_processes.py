@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import importlib.util
 import logging
@@ -9,6 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -104,8 +106,11 @@ def join_cluster(address: str) -> Iterator[Client]:
 
     with _hushed():
         try:
+            # A client that meets something else would say so in many lines.
+            with ThreadPoolExecutor(1) as apart:  # a notebook runs a loop in this thread
+                apart.submit(asyncio.run, _greet(address)).result()
             client = Client(address, timeout=_REACH, name="napari-clipsam", set_as_default=False)
-        except (OSError, ValueError, RuntimeError, TimeoutError) as error:
+        except Exception as error:
             raise ConfigError(
                 f"No scheduler answers at {address}. Check the address and that `dask scheduler` "
                 "runs there."
@@ -114,6 +119,17 @@ def join_cluster(address: str) -> Iterator[Client]:
             yield client
         finally:
             client.close(timeout=1)
+
+
+async def _greet(address: str) -> None:
+    """Ask what is at an address whether it is a scheduler; raises where it is not."""
+    from distributed import Security, rpc
+
+    options = Security().get_connection_args("client")
+    async with rpc(address, connection_args=options, timeout=_REACH) as there:
+        about = await asyncio.wait_for(there.identity(), _REACH)
+    if about["type"] != "Scheduler":
+        raise ValueError(f"it is a {about['type']}")
 
 
 def _require_distributed() -> None:

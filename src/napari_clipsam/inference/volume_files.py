@@ -303,7 +303,7 @@ class VolumeFile:
                 }
         pages = (self._pyramid.read(place).astype(dtype) for place in layout.places)
         size = int(np.prod(layout.shape)) * dtype.itemsize
-        with replacing(self.path, self._overwrite) as part:
+        with _disk(self.path), replacing(self.path, self._overwrite) as part:
             tifffile.imwrite(
                 part,
                 pages,
@@ -322,8 +322,11 @@ def _disk(path: Path) -> Iterator[None]:
     """Say what to do where the disk fails."""
     try:
         yield
-    except OSError as error:
+    except (OSError, OutputError) as error:
+        cause = error.__cause__ if isinstance(error, OutputError) else error
+        if not isinstance(cause, OSError):
+            raise
         raise OutputError(
-            f"{path} could not be written ({error.strerror or error}). Free some space and start "
+            f"{path} could not be written ({cause.strerror or cause}). Free some space and start "
             "again: the planes that are finished are kept."
         ) from error

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_clipsam._machine import peak_memory
+from napari_clipsam.errors import PlaneError
 from napari_clipsam.inference.volume_files import VolumeFile
 from napari_clipsam.inference.volume_links import LabelLinker
 
@@ -136,11 +137,17 @@ class VolumeResults:
         self._close()
 
     def take(self, results: Iterator[PlaneLabels]) -> Generator[VolumeProgress, None, None]:
-        """Link and write what comes, from plane `first` on, and finish."""
+        """Link and write what comes, from plane `first` on, and finish.
+
+        Raises
+        ------
+        PlaneError
+            A plane cannot be read; it is said that those before it are kept.
+        """
         indices = self._task.indices
         times: deque[float] = deque(maxlen=_TIMED)
         begun = time.perf_counter()
-        for number, found in enumerate(results, start=self.first):
+        for number, found in enumerate(self._readable(results), start=self.first):
             for i, labels in enumerate(found.labels):
                 if number >= self._starts[i]:
                     linked = self._linkers[i].link(indices[number], labels, found.goes_on)
@@ -165,6 +172,17 @@ class VolumeResults:
         if self.first == len(indices):
             # An earlier run was cut off when all was written: what it found is told now.
             yield VolumeProgress(self.first, self.first, indices[-1], self._counts(), 0.0)
+
+    def _readable(self, results: Iterator[PlaneLabels]) -> Iterator[PlaneLabels]:
+        """What comes; where no more can be read, say what becomes of the planes before."""
+        number = self.first
+        try:
+            for found in results:
+                number += 1
+                yield found
+        except PlaneError as error:
+            kept = " The planes that are finished are kept." if number else ""
+            raise PlaneError(f"{error}{kept}") from error
 
     def _counts(self) -> dict[str, int]:
         return {w: one.count for w, one in zip(self._task.words, self._linkers, strict=True)}
