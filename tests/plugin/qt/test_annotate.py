@@ -393,6 +393,22 @@ def test_objects_are_listed_weakest_first_and_a_click_opens_one(
     assert table.selected_key() == "key17"
 
 
+def test_slices_are_listed_where_there_are_some_and_sorted_by_the_first(
+    qtbot: QtBot, make_dock: MakeDock
+) -> None:
+    dock, controls = make_dock(FULL)
+    table, column = dock.objects.table, 3
+    slices = ("10-14", "9", "2, 4-5")
+    rows = tuple(replace(one, slices=text) for one, text in zip(OBJECTS, slices, strict=True))
+    controls.show(replace(FULL, objects=rows, z_extent=0))
+    assert not table.isColumnHidden(column), "in 3D view as well, which shows no slice"
+    table.sortByColumn(column, Qt.SortOrder.AscendingOrder)
+    listed = [table.model().index(row, column).data() for row in range(3)]
+    assert listed == ["2, 4-5", "9", "10-14"]
+    controls.show(replace(FULL, objects=tuple(replace(one, slices="") for one in rows)))
+    assert table.isColumnHidden(column)
+
+
 def test_the_list_keeps_its_place_and_shows_the_object_that_is_opened(
     qtbot: QtBot, make_dock: MakeDock
 ) -> None:

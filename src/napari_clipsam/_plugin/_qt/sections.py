@@ -316,9 +316,7 @@ class ObjectsSection(QWidget):
     def show_state(self, state: DockState) -> None:
         """Show the objects, and which of them is open."""
         has_some = bool(state.objects)
-        self.table.show_objects(
-            state.objects, state.selected, state.size_title, has_slices=state.z_extent > 0
-        )
+        self.table.show_objects(state.objects, state.selected, state.size_title)
         self.table.setVisible(has_some)
         self._buttons.setVisible(has_some)
         self._none_yet.setVisible(not has_some)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import (  # type: ignore[attr-defined]
@@ -29,6 +30,11 @@ _LEFT = Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter
 _WEAK = "This object is uncertain: look at it, and correct it by clicking"
 
 
+def _first_slice(row: ObjectRow) -> int:
+    number = re.match(r"\d+", row.slices)
+    return int(number[0]) if number else -1
+
+
 def _size(row: ObjectRow) -> float:
     try:
         return float(row.size)
@@ -40,7 +46,7 @@ _SORTED_BY: tuple[Callable[[ObjectRow], Any], ...] = (
     lambda row: row.label,
     lambda row: (row.word, row.label),
     lambda row: (row.score, row.label),
-    lambda row: (row.slices, row.label),
+    lambda row: (_first_slice(row), row.label),
     _size,
     lambda row: (not row.is_weak, row.score),
 )
@@ -137,14 +143,12 @@ class ObjectTable(QTableView):
         self.setToolTip("Objects you kept. A click shows one and opens it; Del deletes it")
         self.clicked.connect(lambda index: self.opened.emit(self._key(index)))
 
-    def show_objects(
-        self, rows: tuple[ObjectRow, ...], selected: str, size_title: str, has_slices: bool
-    ) -> None:
+    def show_objects(self, rows: tuple[ObjectRow, ...], selected: str, size_title: str) -> None:
         """Show objects, and which of them is open; the place in the list stays."""
         is_other, self._selected = selected != self._selected, selected
         if rows != self._objects.given or size_title != self._objects.size_title:
             self._objects.set_rows(rows, size_title)
-        self.setColumnHidden(_SLICES, not has_slices)
+        self.setColumnHidden(_SLICES, not any(row.slices for row in rows))
         self.setColumnHidden(_MARK, not any(row.is_weak for row in rows))
         if selected != self.selected_key():
             self._reselect()
