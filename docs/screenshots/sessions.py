@@ -46,6 +46,7 @@ _COLOURS = (256, 128, 64)
 #: Seed of label colours with which the first is pale, to be seen in 3D.
 _PALE = 8
 _PATIENCE = 300.0  # seconds, for machines with other work
+_LESSON = 900.0  # seconds of a lesson of ten minutes
 
 
 class Session:
@@ -143,12 +144,12 @@ class Session:
         print(f"{path.name}: {size / 1e3:.0f} kB   {self.controller.state.answer}")
 
 
-def wait(until: Callable[[], bool]) -> None:
+def wait(until: Callable[[], bool], seconds: float = _PATIENCE) -> None:
     """Let napari go on until something is so."""
-    end = time.monotonic() + _PATIENCE
+    end = time.monotonic() + seconds
     while not until():
         if time.monotonic() > end:
-            raise TimeoutError(f"napari gave no answer in {_PATIENCE:.0f} s")
+            raise TimeoutError(f"napari gave no answer in {seconds:.0f} s")
         QTest.qWait(20)
 
 
@@ -310,13 +311,14 @@ def teach(session: Session) -> None:
         paint(painted, number, target[number])
     session.viewer.dims.set_point(0, image.data_to_world((20, 0, 0))[0])
     QTest.keyClicks(dock.material.word.edit, "bright nuclei")
+    teacher.set_budget("10")
     wait(lambda: teacher.state.slices == "10, 20, 30" and bool(teacher.state.estimate))
     session.picture("found", "teach")
 
     press(dock.lesson.teach)
-    wait(lambda: len(teacher.state.curve.scores) > 7)
+    wait(lambda: len(teacher.state.curve.scores) > 7, _LESSON)
     session.picture("learning", "teach")
-    wait(lambda: teacher.state.can_go and bool(teacher.state.estimate))
+    wait(lambda: teacher.state.can_go and bool(teacher.state.estimate), _LESSON)
     painted.visible = False
     for view in ("before", "after"):
         press(dock.result.views[view])
