@@ -2,7 +2,7 @@
 #
 #   make demo                               segment two sample images, write the results, show them
 #   make test                               all tests, under a virtual display
-#   make test ARGS="tests/test_planes.py"   some of them; ARGS goes to pytest
+#   make test ARGS="tests/test_planes.py"   some of them, in one process; ARGS goes to pytest
 #   make lint                               style and types
 #   make docs                               the documentation as a site, in build/site
 #   make screenshots                        the pictures of the docs, and the dock's states in build/
@@ -33,10 +33,11 @@ demo:
 # Most networks of the tests are tiny, and where other programs want the same cores a second thread
 # makes every step wait for both.
 # Options alone do not say where the tests are; pytest needs the folder to know our own options.
+ALL_TESTS = tests --numprocesses 2 --dist loadgroup
 test: export OMP_NUM_THREADS ?= 1
 test:
 	@tools/setup.sh --needs-display
-	$(VIRTUAL_DISPLAY) .venv/bin/python -m pytest $(if $(filter tests%,$(ARGS)),,tests) $(ARGS)
+	$(VIRTUAL_DISPLAY) .venv/bin/python -m pytest $(if $(filter tests%,$(ARGS)),,$(ALL_TESTS)) $(ARGS)
 
 lint:
 	@tools/setup.sh
