@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_clipsam.inference.devices import Precision
+    from napari_clipsam.models.compiling import Compilation
 
 __all__ = [
     "CLIP",
@@ -67,10 +68,14 @@ class Networks:
         return LoadedModel("random", self.sam, self.clip, None)
 
     def segmenter(
-        self, device: torch.device, adapter: Adapter | None, precision: Precision
+        self,
+        device: torch.device,
+        adapter: Adapter | None,
+        precision: Precision,
+        compilation: Compilation = "none",
     ) -> Segmenter:
         """A Segmenter over these networks."""
-        return Segmenter(self.model, adapter, str(device), precision)
+        return Segmenter(self.model, adapter, str(device), precision, compilation=compilation)
 
     def predictor(self) -> SamPredictor:
         """`segment_anything`'s own, over the same weights."""

@@ -43,6 +43,7 @@ from benchmarks.speed_answers import (
     together_rows,
 )
 from benchmarks.speed_bench import STOCK, Bench
+from benchmarks.speed_compiling import compiled_rows
 from benchmarks.speed_encoding import batch_rows, encode_rows, rate_rows, word_rows
 from napari_clipsam.inference.devices import choose_device, resolve_precision
 from napari_clipsam.models.sam import SAM_CONFIGS
@@ -60,6 +61,7 @@ PARTS: dict[str, Callable[[Bench], list[Row]]] = {
     "rates": rate_rows,
     "encode": encode_rows,
     "batch": batch_rows,
+    "compiled": compiled_rows,
     "words": word_rows,
     "clicks": click_rows,
     "objects": object_rows,

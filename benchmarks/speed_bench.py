@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from napari_clipsam import Prompts, Segmenter
     from napari_clipsam.adapters.inject import Adapter
     from napari_clipsam.inference.devices import Precision
+    from napari_clipsam.models.compiling import Compilation
     from napari_clipsam.planes import Plane
 
 __all__ = ["STOCK", "Bench", "median", "rate_text", "share"]
@@ -68,9 +69,14 @@ class Bench:
         """Multiply-adds a second of a large matrix product, by dtype."""
         return matrix_rates(self.setting, (torch.float32, torch.bfloat16))
 
-    def segmenter(self, adapter: Adapter | None, precision: Precision) -> Segmenter:
+    def segmenter(
+        self,
+        adapter: Adapter | None,
+        precision: Precision,
+        compilation: Compilation = "none",
+    ) -> Segmenter:
         """A fresh one, without anything cached."""
-        return self.nets.segmenter(self.setting.device, adapter, precision)
+        return self.nets.segmenter(self.setting.device, adapter, precision, compilation)
 
     def race(
         self, variants: dict[str, Callable[[], object]], turns: int | None = None

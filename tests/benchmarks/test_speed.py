@@ -19,6 +19,7 @@ from benchmarks.speed import PARTS
 from benchmarks.speed_answers import object_rows
 from benchmarks.speed_bench import Bench
 from benchmarks.speed_encoding import encode_rows
+from napari_clipsam.models import compiling
 from napari_clipsam.models.clip import ClipConfig
 
 CPU = torch.device("cpu")
@@ -42,6 +43,13 @@ class FakeMicroSam:
 def small_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
     """A large product in bf16 takes minutes on processors that have to emulate it."""
     monkeypatch.setattr(floor, "SIDES", {"cpu": 64})
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiling takes half a minute, for tiny networks too."""
+    monkeypatch.setattr(compiling.torch, "compile", lambda run, **_: run)
+    monkeypatch.setattr(compiling.shutil, "which", lambda name: name)
 
 
 @pytest.fixture(scope="module")

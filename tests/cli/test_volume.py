@@ -179,6 +179,17 @@ def test_what_cannot_work_is_refused_before_a_model_is_loaded(
     assert set(tmp_path.iterdir()) - before <= {tmp_path / "home"}
 
 
+def test_without_a_compiler_nothing_is_compiled(
+    run: Run, stack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setattr("napari_clipsam.models.registry.load_model", pytest.fail)
+    words = ("--text", "nuclei", "--device", "cpu", "--compile", "blocks")
+    done = run("volume", stack, *words, "-o", tmp_path / "out.ome.zarr")
+    assert done.status == 2 and "there is no 'no-such-compiler' here" in done.err
+    assert not (tmp_path / "out.ome.zarr").exists()
+
+
 @pytest.mark.usefixtures("no_model")
 def test_a_single_plane_is_no_stack(run: Run, image: Path, tmp_path: Path) -> None:
     done = run("volume", image, "--text", "nuclei", "-o", tmp_path / "out.tif")
@@ -289,40 +300,46 @@ def test_without_distributed_workers_are_refused(
     assert done.status == 2 and "pip install" in done.err
 
 
-def test_workers_give_what_one_process_gives(
+# Both in one process, which imports what they need once.
+_TWO_COMMANDS = """
+import sys
+from napari_clipsam.cli import main
+end = sys.argv.index("--then")
+assert main(sys.argv[1:end]) == 0
+sys.exit(main(sys.argv[end + 1 :]))
+"""
+
+
+def test_workers_give_what_one_process_gives_and_an_interrupt_stops_them_at_once(
     run: Run, stack: Path, tmp_path: Path, tiny: list[object]
 ) -> None:
     pytest.importorskip("distributed")
-    words = ("volume", stack, "--text", "nuclei", "--target", "instances", *tiny)
-    alone = run(*words, "-o", tmp_path / "alone.tif", "--json", tmp_path / "alone.json")
-    shared = run(
-        *words, "--workers", 1, "-o", tmp_path / "shared.tif", "--json", tmp_path / "shared.json"
-    )
-    assert (alone.status, shared.status) == (0, 0), shared.err
-    assert shared.out == alone.out.replace("alone", "shared")
-    assert_array_equal(labels_in(tmp_path / "shared.tif"), labels_in(tmp_path / "alone.tif"))
-    told = [json.loads((tmp_path / f"{n}.json").read_text()) for n in ("alone", "shared")]
-    assert told[0] | {"output": ""} == told[1] | {"output": ""}
-
-
-def test_an_interrupt_stops_workers_at_once_and_keeps_what_is_finished(
-    tmp_path: Path, tiny: list[object]
-) -> None:
-    pytest.importorskip("distributed")
+    words = ("--text", "nuclei", "--target", "instances", *tiny)
+    outputs = {n: ("-o", tmp_path / f"{n}.tif", "--json", tmp_path / f"{n}.json") for n in "abc"}
+    alone = run("volume", stack, *words, *outputs["a"])
+    assert alone.status == 0, alone.err
+    deep, shared = tmp_path / "deep.tif", ("--workers", 1)
     planes = np.random.default_rng(0).integers(0, 255, (2000, 48, 64), dtype=np.uint8)
-    tifffile.imwrite(tmp_path / "deep.tif", planes, imagej=True, metadata={"axes": "ZYX"})
-    command = [sys.executable, "-c", "import sys; from napari_clipsam.cli import main; "]
-    command[-1] += "sys.exit(main())"
-    command += ["volume", str(tmp_path / "deep.tif"), "--text", "nuclei", "--workers", "1"]
-    command += ["-o", str(tmp_path / "out.tif"), *map(str, tiny)]
+    tifffile.imwrite(deep, planes, imagej=True, metadata={"axes": "ZYX"})
+    first = ("volume", stack, *words, *shared, *outputs["b"])
+    second = ("volume", deep, *words, *shared, *outputs["c"])
     # As a terminal does: all processes of the command are interrupted.
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        list(map(str, (sys.executable, "-c", _TWO_COMMANDS, *first, "--then", *second))),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     assert process.stderr is not None
-    while not process.stderr.readline().startswith("The rest takes"):
-        assert process.poll() is None
+    for _ in range(2):
+        while not process.stderr.readline().startswith("The rest takes"):
+            assert process.poll() is None
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=60)
-    assert (process.returncode, out, err) == (130, "", "error: Stopped.\n")
-    assert json.loads((tmp_path / ".out.tif.part" / "state.json").read_text())["done"] >= 2
+    assert (process.returncode, err) == (130, "error: Stopped.\n")
+    assert json.loads((tmp_path / ".c.tif.part" / "state.json").read_text())["done"] >= 2
+    assert out == alone.out.replace("a.tif", "b.tif")
+    assert_array_equal(labels_in(tmp_path / "b.tif"), labels_in(tmp_path / "a.tif"))
+    told = [json.loads((tmp_path / f"{n}.json").read_text()) for n in "ab"]
+    assert told[0] | {"output": ""} == told[1] | {"output": ""}

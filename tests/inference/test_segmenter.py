@@ -194,6 +194,25 @@ def test_reduced_precision_is_kept_in_half_the_memory(
     assert held == [8 * 8 * 32 * 4, 8 * 8 * 32 * 2]
 
 
+def test_a_compiled_encoder_gives_the_same_answer(
+    model: LoadedModel, make_plane: MakePlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocks = []
+
+    def compile_it(run: Callable[..., object], **_: object) -> Callable[..., object]:
+        return lambda *args: (blocks.append(args[0]), run(*args))[1]
+
+    plain = Segmenter(model, None, "cpu")
+    plain.set_plane(make_plane())
+    answer = plain.predict(CLICK)
+    monkeypatch.setattr(torch, "compile", compile_it)
+    monkeypatch.setattr("shutil.which", lambda name: name)
+    segmenter = Segmenter(model, None, "cpu", compilation="blocks")
+    segmenter.set_plane(make_plane())
+    assert same(segmenter.predict(CLICK), answer)
+    assert blocks == list(model.sam.image_encoder.blocks)
+
+
 def test_memory_for_trunks_is_bounded(model: LoadedModel, make_plane: MakePlane) -> None:
     one = 8 * 8 * 32 * 4
     segmenter = Segmenter(model, None, "cpu", cache_bytes=2 * one)

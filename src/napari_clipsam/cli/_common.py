@@ -41,9 +41,10 @@ def make_segmenter(
     from napari_clipsam.inference.segmenter import Segmenter
     from napari_clipsam.inference.texts import texts_folder
     from napari_clipsam.models import registry
+    from napari_clipsam.models.compiling import require_compiler
 
     more.setdefault("texts", texts_folder())
-    choose_device(device)
+    require_compiler(more.get("compilation", "none"), choose_device(device))
     chosen = chosen_adapter(model, clip, adapter)
     return Segmenter(registry.load_model(model, clip), chosen, device, seed=seed, **more)
 

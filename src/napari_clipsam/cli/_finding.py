@@ -12,6 +12,8 @@ from napari_clipsam.cli._options import (
     Axes,
     Channels,
     Clip,
+    Compilation,
+    CompilationChoice,
     Device,
     Model,
     Overwrite,
@@ -138,6 +140,7 @@ def volume(
     overwrite: Overwrite = False,
     device: Device = "auto",
     precision: Precision = PrecisionChoice.auto,
+    compilation: Compilation = CompilationChoice.none,
     seed: Seed = 0,
 ) -> None:
     """Segment a whole stack, slice by slice, however large it is.
@@ -165,6 +168,7 @@ def volume(
             overwrite=overwrite,
             device=device,
             precision=precision.value,
+            compilation=compilation.value,
             seed=seed,
             cache=cache,
             workers=workers,

@@ -14,6 +14,8 @@ __all__ = [
     "Axes",
     "Channels",
     "Clip",
+    "Compilation",
+    "CompilationChoice",
     "Concept",
     "Device",
     "GoalChoice",
@@ -66,6 +68,14 @@ class PrecisionChoice(StrEnum):
     fp16 = "fp16"
 
 
+class CompilationChoice(StrEnum):
+    """Whether SAM's encoder is compiled."""
+
+    none = "none"
+    blocks = "blocks"
+    graphs = "graphs"
+
+
 class AskedBy(StrEnum):
     """What a word is asked with."""
 
@@ -90,6 +100,12 @@ AdapterChoice = Annotated[
 Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute.")]
 Precision = Annotated[
     PrecisionChoice, typer.Option(help="auto is half precision where the device is made for it.")
+]
+Compilation = Annotated[
+    CompilationChoice,
+    typer.Option(
+        "--compile", help="Compile the encoder: a minute the first time, for stacks of many planes."
+    ),
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of all random choices.")]
 Axes = Annotated[

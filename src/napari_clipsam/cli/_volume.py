@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from napari_clipsam.inference.devices import Precision
     from napari_clipsam.inference.volume import VolumeProgress, VolumeTask
     from napari_clipsam.inference.volume_objects import ObjectTask
+    from napari_clipsam.models.compiling import Compilation
 
 __all__ = ["VolumeSegmentation", "run"]
 
@@ -66,6 +67,7 @@ class VolumeSegmentation:
     overwrite: bool = False
     device: str = "auto"
     precision: Precision = "auto"
+    compilation: Compilation = "none"
     seed: int = 0
     cache: Path | None = None
     workers: int | None = None
@@ -145,6 +147,7 @@ def _here(
         options.device,
         options.seed,
         precision=options.precision,
+        compilation=options.compilation,
         cache_bytes=_CACHE,
         shelf=None if shelf is None else Shelf(*shelf),
     )
@@ -181,6 +184,7 @@ def _on_workers(
         cache_bytes=_CACHE,
         shelf=_shelf(options.cache),
         threads=None if options.workers is None else cluster.threads_each(options.workers),
+        compilation=options.compilation,
     )
     if options.workers is None:
         reached = cluster.join_cluster(str(options.scheduler))

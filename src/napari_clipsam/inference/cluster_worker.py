@@ -21,6 +21,7 @@ from napari_clipsam.inference.instances import InstanceSettings
 from napari_clipsam.inference.segmenter import Segmenter
 from napari_clipsam.inference.volume import VolumeTask, find_planes
 from napari_clipsam.inference.volume_links import LabelLinker
+from napari_clipsam.models.compiling import Compilation
 from napari_clipsam.outputs import label_dtype
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class Recipe:
         Folder of a cache on disk that all processes share, and its size in bytes.
     threads : int or None
         Of the processor; None leaves it to the worker.
+    compilation : {"none", "blocks", "graphs"}
     instances : InstanceSettings
     """
 
@@ -61,6 +63,7 @@ class Recipe:
     cache_bytes: int = 1 << 28
     shelf: tuple[str, int] | None = None
     threads: int | None = None
+    compilation: Compilation = "none"
     instances: InstanceSettings = field(default_factory=InstanceSettings)
 
     def make(self, number: int = 0) -> Segmenter:
@@ -77,6 +80,7 @@ class Recipe:
             self.seed,
             self.instances,
             None if self.shelf is None else Shelf(*self.shelf),
+            compilation=self.compilation,
         )
 
 

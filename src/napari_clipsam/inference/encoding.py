@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from napari_clipsam.adapters.inject import Adapter
     from napari_clipsam.geometry import Frame
     from napari_clipsam.inference.shelf import Shelf
-    from napari_clipsam.models.sam import Sam
+    from napari_clipsam.models.sam import RunBlock, Sam
     from napari_clipsam.models.weights import ClipFile
     from napari_clipsam.planes import Plane
 
@@ -74,6 +74,8 @@ class PlaneEncoder:
         Keeps trunks and dense features on disk as well.
     texts : Path, optional
         Folder for text features.
+    run : callable, optional
+        Runs a block of SAM's encoder, see `Sam.trunk`.
 
     Attributes
     ----------
@@ -100,8 +102,9 @@ class PlaneEncoder:
         cache_bytes: int,
         shelf: Shelf | None = None,
         texts: Path | None = None,
+        run: RunBlock | None = None,
     ) -> None:
-        self.sam, self._language = sam, language
+        self.sam, self._language, self._run = sam, language, run
         self.device, self.dtype = device, dtype
         self.adapter: Adapter | None = None
         self.split = default_split(sam.config.depth)
@@ -316,7 +319,8 @@ class PlaneEncoder:
     def _run_trunk(self, views: Sequence[View]) -> Tensor:
         with self.timed("trunk"), autocast(self.device, self.dtype):
             self.calls["trunk"] += 1
-            return require_finite(self.sam.trunk(self._stacked(views), self.split, self.pause))
+            pixels = self._stacked(views)
+            return require_finite(self.sam.trunk(pixels, self.split, self.pause, self._run))
 
     def _run_dense(self, views: Sequence[View]) -> Tensor:
         # A similarity map is cut at a threshold, where half precision moves whole regions.
@@ -352,7 +356,9 @@ class PlaneEncoder:
         with self.timed("head"), autocast(self.device, self.dtype):
             self.calls["head"] += 1
             adapters = None if adapter is None else adapter.condition(conditioning)
-            return require_finite(self.sam.head(tokens, self.split, adapters, self.pause))
+            return require_finite(
+                self.sam.head(tokens, self.split, adapters, self.pause, run=self._run)
+            )
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:

@@ -33,7 +33,9 @@ from napari_clipsam.inference.instances import InstanceSettings
 from napari_clipsam.inference.objects import ObjectFinder, Wanted
 from napari_clipsam.inference.requests import ObjectMask, Prediction, PredictRequest, Target
 from napari_clipsam.inference.words import WordChooser
+from napari_clipsam.models.compiling import Compilation, compiled, require_compiler
 from napari_clipsam.models.registry import LoadedModel, load_model
+from napari_clipsam.models.sam import run_block
 from napari_clipsam.planes import Plane, open_image
 from napari_clipsam.prompts import Prompts
 
@@ -77,6 +79,8 @@ class Segmenter:
         went wrong with it is said in the `note` of the next answer.
     texts : Path, optional
         Folder, e.g. `inference.texts.texts_folder`, that keeps what words mean to the CLIP.
+    compilation : {"none", "blocks", "graphs"}
+        Whether SAM's encoder is compiled, see `models.compiling`: a minute once, for many planes.
 
     Attributes
     ----------
@@ -108,8 +112,10 @@ class Segmenter:
         instances: InstanceSettings = _INSTANCES,
         shelf: Shelf | None = None,
         texts: Path | None = None,
+        compilation: Compilation = "none",
     ) -> None:
         self.device = choose_device(device)
+        require_compiler(compilation, self.device)
         dtype = resolve_precision(precision, self.device)
         self.model = model if isinstance(model, LoadedModel) else load_model(model, clip)
         with memory_guard(self.device, dtype):
@@ -117,7 +123,10 @@ class Segmenter:
             language = self.model.language
             if isinstance(language, torch.nn.Module):
                 language.to(self.device).eval().requires_grad_(False)
-        self._encoder = PlaneEncoder(sam, language, self.device, dtype, cache_bytes, shelf, texts)
+        run = None if compilation == "none" else compiled(run_block, compilation == "graphs")
+        self._encoder = PlaneEncoder(
+            sam, language, self.device, dtype, cache_bytes, shelf, texts, run
+        )
         self._shelf = shelf
         self._decoder = PromptDecoder(self._encoder)
         self._concepts = ConceptFinder(self._encoder, self._decoder, instances, seed)

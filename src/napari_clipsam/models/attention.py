@@ -69,7 +69,9 @@ def grid_attention(
     size = windows.size
     if not size:
         return attn.proj(_attend(attn, project(x), None, (h, w)).view(b, h, w, c))
-    layout = _layout(b, h, w, size, x.device)
+    # A compiler does not see the cache, and says so.
+    lay = _layout if torch.compiler.is_compiling() else _kept_layout
+    layout = lay(b, h, w, size, x.device)
     packed = project(x.flatten(0, 2)[layout.order])
     filler = x.new_zeros(c) if windows.filler is None else windows.filler
     padding = project(filler[None])[0]
@@ -93,7 +95,6 @@ class _Layout(NamedTuple):
     counts: list[int]
 
 
-@lru_cache(maxsize=16)
 def _layout(b: int, h: int, w: int, size: int, device: torch.device) -> _Layout:
     # What inference mode makes could not be used by training later.
     with torch.inference_mode(False):
@@ -107,6 +108,9 @@ def _layout(b: int, h: int, w: int, size: int, device: torch.device) -> _Layout:
                 shapes.append((part.numel() // (rows * cols), rows, cols))
         order = torch.cat(kinds)
         return _Layout(order, order.argsort(), shapes, [len(kind) for kind in kinds])
+
+
+_kept_layout = lru_cache(maxsize=16)(_layout)
 
 
 def _bands(n: int, size: int) -> Iterator[tuple[slice, int]]:

@@ -116,6 +116,8 @@ def fastest(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, cols: Tensor, scale: 
         return WAYS["columns"]
     on_cpu = q.device.type == "cpu"
     default = "masks" if on_cpu else "columns"
+    if torch.jit.is_tracing() or torch.compiler.is_compiling():  # type: ignore[attr-defined]
+        return WAYS[default]
     asked = os.environ.get("NAPARI_CLIPSAM_ATTENTION")
     if asked:
         return WAYS.get(asked, WAYS[default])
@@ -125,7 +127,7 @@ def fastest(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, cols: Tensor, scale: 
         others.append("masks")
     elif torch.get_num_threads() > 1:
         others.clear()
-    if not others or k.shape[2] < _MANY or torch.jit.is_tracing():  # type: ignore[attr-defined]
+    if not others or k.shape[2] < _MANY:
         return WAYS[default]
     key = f"{_device(q.device)}, {q.dtype}, {k.shape[2]} keys of {q.shape[3]}"
     if key not in _chosen:

@@ -7,6 +7,7 @@ block adapters that are passed in, never patched in. Autocast reaches the blocks
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
@@ -29,7 +30,7 @@ from napari_clipsam.models.stock import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from segment_anything.modeling.image_encoder import Block
     from torch import Tensor
@@ -39,12 +40,14 @@ __all__ = [
     "PIXEL_STD",
     "SAM_CONFIGS",
     "BlockAdapter",
+    "RunBlock",
     "Sam",
     "SamConfig",
     "build_decoder",
     "default_split",
     "normalise_pixels",
     "resize_positions",
+    "run_block",
 ]
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)
@@ -115,6 +118,10 @@ SAM_CONFIGS: dict[str, SamConfig] = {
 }
 
 
+#: A block, its tokens and its adapter, if any, to the tokens of the next one.
+RunBlock = Callable[["Block", "Tensor", "BlockAdapter | None"], "Tensor"]
+
+
 class BlockAdapter(Protocol):
     """What may take part in one encoder block.
 
@@ -182,7 +189,13 @@ class Sam(nn.Module):
             self._identity = tensor_identity(self.image_encoder.state_dict())
         return self._identity
 
-    def trunk(self, x: Tensor, split: int, check: Callable[[], None] | None = None) -> Tensor:
+    def trunk(
+        self,
+        x: Tensor,
+        split: int,
+        check: Callable[[], None] | None = None,
+        run: RunBlock | None = None,
+    ) -> Tensor:
         """Run the part of the encoder that depends on the image alone.
 
         Parameters
@@ -193,11 +206,14 @@ class Sam(nn.Module):
             Number of blocks in the trunk.
         check : callable, optional
             Called before each block; what it raises ends the run.
+        run : callable, optional
+            `run_block`, or the same compiled.
 
         Returns
         -------
         Tensor, shape (B, G, G, C)
         """
+        run = run or run_block
         encoder = self.image_encoder
         with full_precision(x):
             tokens = encoder.patch_embed(x)
@@ -206,7 +222,7 @@ class Sam(nn.Module):
         for block in encoder.blocks[:split]:
             if check is not None:
                 check()
-            tokens = _run_block(block, tokens, None)
+            tokens = run(block, tokens, None)
         return tokens
 
     def head(
@@ -216,6 +232,7 @@ class Sam(nn.Module):
         adapters: Sequence[BlockAdapter | None] | None = None,
         check: Callable[[], None] | None = None,
         recompute: bool = False,
+        run: RunBlock | None = None,
     ) -> Tensor:
         """Run the blocks from `split` on and the neck.
 
@@ -230,20 +247,23 @@ class Sam(nn.Module):
         recompute : bool
             For gradients keep the input of each block only and run it again: a third more work, a
             fraction of the memory.
+        run : callable, optional
+            `run_block`, or the same compiled.
 
         Returns
         -------
         Tensor, shape (B, out_chans, G, G)
             The image embedding.
         """
+        run = run or run_block
         blocks = self.image_encoder.blocks[split:]
         for block, adapter in zip(blocks, adapters or [None] * len(blocks), strict=True):
             if check is not None:
                 check()
             if recompute:
-                tokens = checkpoint(_run_block, block, tokens, adapter, use_reentrant=False)
+                tokens = checkpoint(run_block, block, tokens, adapter, use_reentrant=False)
             else:
-                tokens = _run_block(block, tokens, adapter)
+                tokens = run(block, tokens, adapter)
         with full_precision(tokens):
             return self.image_encoder.neck(tokens.float().permute(0, 3, 1, 2))
 
@@ -304,11 +324,11 @@ def resize_positions(state: dict[str, Tensor], config: SamConfig) -> dict[str, T
     return state
 
 
-def _run_block(block: Block, x: Tensor, adapter: BlockAdapter | None) -> Tensor:
-    """One transformer block of the encoder, with an adapter or without."""
-    run = grid_attention if adapter is None else adapter.attention
+def run_block(block: Block, x: Tensor, adapter: BlockAdapter | None) -> Tensor:
+    """One transformer block of the encoder, with an adapter or without, on (B, G, G, C)."""
+    attention = grid_attention if adapter is None else adapter.attention
     # The norm of a token of zeros is its bias.
     filler = block.norm1.bias if adapter is not None and adapter.pad_before_norm else None
-    x = x + run(block.attn, block.norm1(x), Windows(block.window_size, filler))
+    x = x + attention(block.attn, block.norm1(x), Windows(block.window_size, filler))
     h = block.norm2(x)
     return x + (block.mlp(h) if adapter is None else adapter.mlp(block.mlp, h))
