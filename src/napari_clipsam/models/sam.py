@@ -216,7 +216,8 @@ class Sam(nn.Module):
         run = run or run_block
         encoder = self.image_encoder
         with full_precision(x):
-            tokens = encoder.patch_embed(x)
+            # Convolutions run faster so, and what comes out is needed with channels last anyway.
+            tokens = encoder.patch_embed(x.contiguous(memory_format=torch.channels_last))
         if encoder.pos_embed is not None:
             tokens = tokens + encoder.pos_embed
         for block in encoder.blocks[:split]:
