@@ -23,7 +23,7 @@ from napari.layers import Labels
 from napari_clipsam._plugin import stack_jobs
 from napari_clipsam._plugin.controller import SegmentController
 from napari_clipsam._plugin.engine import Engine, Loaded, Setup
-from napari_clipsam._plugin.file_labels import LazyLabels
+from napari_clipsam._plugin.file_layers import LazyArray, show_image, show_labels
 from napari_clipsam._plugin.keeper import Keeper
 from napari_clipsam._plugin.runner import SyncRunner
 from napari_clipsam._plugin.settings import Settings
@@ -150,7 +150,7 @@ def test_a_stack_becomes_a_file_and_a_layer_that_is_read_lazily(
     assert np.array_equal(written.plane(0) > 0, pixels()[2] > 127)
     assert deep.state.answer.startswith("nuclei: 4 objects") and deep.state.busy is None
     shown = layer(deep)
-    assert isinstance(shown.data, LazyLabels) and shown.dtype == np.uint32
+    assert isinstance(shown.data, LazyArray) and shown.dtype == np.uint32
     assert not shown.editable
     assert np.array_equal(shown.data[3], written.plane(3))
     image = deep.viewer.layers["embryo"]
@@ -431,6 +431,35 @@ def test_a_folder_is_done_and_its_results_are_opened(
     assert np.array_equal(deep.viewer.layers["c"].data[4] > 0, pixels()[4] > 127)
 
 
+def test_results_are_opened_over_their_images(
+    deep: SegmentController, images: Path, tmp_path: Path
+) -> None:
+    moved = {"scale": (3, 3), "translate": (7, 9), "metadata": {"clipsam_file": images / "a.tif"}}
+    deep.viewer.add_image(squares()[0], name="mine", **moved)
+    deep.segment_folder([images], tmp_path / "found")
+    former = list(deep.viewer.layers)
+    deep.act("open-results")
+    layers = deep.viewer.layers
+    # Beside an image that is open already there is no second one.
+    assert [one.name for one in layers if one not in former] == ["a", "c.tif", "c"]
+    assert np.array_equal(layers["a"].scale, (3, 3))
+    assert np.array_equal(layers["a"].translate, (7, 9))
+    assert isinstance(layers["c.tif"].data, LazyArray)
+    assert np.array_equal(layers["c.tif"].data[4], pixels()[4])
+    assert [layers[name].visible for name in ("a", "c.tif", "c")] == [True, False, False]
+    assert layers.selection.active is layers["a"]
+
+
+def test_results_are_opened_without_an_image_that_is_gone(
+    deep: SegmentController, images: Path, tmp_path: Path
+) -> None:
+    deep.segment_folder([images], tmp_path / "found")
+    (images / "a.tif").unlink()
+    deep.act("open-results")
+    assert "a.tif does not exist" in hint(deep)
+    assert {"a", "c.tif", "c"} <= {one.name for one in deep.viewer.layers}
+
+
 def test_a_stopped_folder_goes_on(deep: SegmentController, images: Path, tmp_path: Path) -> None:
     stop_at(deep, 9)
     deep.segment_folder([images / "a.tif", images / "c.tif"], tmp_path / "found")
@@ -452,12 +481,12 @@ def test_a_folder_without_images_is_told(deep: SegmentController, tmp_path: Path
     assert "has no images" in hint(deep) and deep.state.busy is None
 
 
-# ---------------------------------------------------------------- lazy labels
+# ---------------------------------------------------------------- layers of files
 
 
-def test_lazy_labels_answer_as_arrays_do() -> None:
+def test_lazy_arrays_answer_as_arrays_do() -> None:
     data = np.arange(2 * 3 * 4).reshape(2, 3, 4)
-    lazy = LazyLabels(open_source(data), axes=(2, 0, 3), ndim=4)
+    lazy = LazyArray(open_source(data), axes=(2, 0, 3), ndim=4)
     same = data.transpose(1, 0, 2)[:, None]
     assert lazy.shape == same.shape and lazy.size == same.size
     for index in (
@@ -470,3 +499,34 @@ def test_lazy_labels_answer_as_arrays_do() -> None:
         np.s_[::2, 0, ..., 3],
     ):
         assert np.array_equal(lazy[index], same[index]), index
+
+
+def test_channels_and_colours_of_a_file_are_shown_and_its_labels_lie_over_them(
+    tmp_path: Path,
+) -> None:
+    viewer = ViewerModel()
+    voxels = np.arange(3 * 2 * 40 * 50, dtype=np.uint16).reshape(3, 2, 40, 50)
+    options = {"axes": "ZCYX", "PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5, "PhysicalSizeZ": 2.0}
+    tifffile.imwrite(tmp_path / "a.ome.tif", voxels.astype(">u2"), ome=True, metadata=options)
+    image = show_image(viewer, tmp_path / "a.ome.tif")
+    assert np.array_equal(image.data[...], voxels.swapaxes(0, 1)) and image.dtype.isnative
+    assert image.axis_labels == ("c", "z", "y", "x") and tuple(image.scale) == (1, 2, 0.5, 0.5)
+    ones = np.ones((3, 40, 50), np.uint8)
+    tifffile.imwrite(tmp_path / "labels.tif", ones, photometric="minisblack")
+    labels = show_labels(viewer, tmp_path / "labels.tif", image)
+    assert tuple(labels.scale) == (2, 0.5, 0.5)
+    assert show_image(viewer, tmp_path / "a.ome.tif") is image
+    tifffile.imwrite(tmp_path / "b.tif", np.zeros((40, 50, 4), np.uint8), photometric="rgb")
+    assert show_image(viewer, tmp_path / "b.tif").rgb
+
+
+def test_a_pyramid_is_shown_level_by_level(tmp_path: Path) -> None:
+    group = zarr.open_group(tmp_path / "a.ome.zarr", mode="w")
+    full = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64)
+    for level in range(2):
+        group.create_array(str(level), data=full[:: 1 << level, :: 1 << level])
+    scales = [{"path": str(level)} for level in range(2)]
+    axes = [{"name": name, "type": "space"} for name in "yx"]
+    group.attrs["ome"] = {"version": "0.5", "multiscales": [{"axes": axes, "datasets": scales}]}
+    image = show_image(ViewerModel(), tmp_path / "a.ome.zarr")
+    assert image.multiscale and [level.shape for level in image.data] == [(64, 64), (32, 32)]

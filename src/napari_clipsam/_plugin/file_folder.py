@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 from napari_clipsam._image_files import images_in, is_folder_of_images, stem_of
 from napari_clipsam._plugin import wording
 from napari_clipsam._plugin.file_jobs import FileJob
-from napari_clipsam._plugin.file_labels import open_labels
+from napari_clipsam._plugin.file_layers import show_image, show_labels
 from napari_clipsam._plugin.file_recipes import FolderRecipe, Recipe
 from napari_clipsam._plugin.state import Hint, Progress
+from napari_clipsam.errors import PlaneError
 from napari_clipsam.inference.volume_files import forget_unfinished
 
 if TYPE_CHECKING:
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["FolderJob"]
 
-# Results that are opened as layers at once.
-_MOST_LAYERS = 20
+# Images whose labels are opened at once.
+_MOST_IMAGES = 20
 
 
 class FolderJob(FileJob[FolderRecipe, "FolderProgress"]):
@@ -30,7 +31,8 @@ class FolderJob(FileJob[FolderRecipe, "FolderProgress"]):
 
     def __init__(self, controller: SegmentController) -> None:
         super().__init__(controller)
-        self._outputs: dict[Path, None] = {}
+        # Labels and the image that they belong to.
+        self._outputs: dict[Path, Path] = {}
         self._errors: dict[Path, str] = {}
 
     def begin(self, images: Sequence[Path], output: Path) -> None:
@@ -62,15 +64,32 @@ class FolderJob(FileJob[FolderRecipe, "FolderProgress"]):
         self._run(recipe)
 
     def open_results(self) -> None:
-        """Open the files of the last run as layers, the first ones of many.
+        """Open the labels of the last run over their images, the first ones of many.
+
+        The first are seen, the others wait hidden beneath.
 
         Raises
         ------
         PlaneError
-            One of them is gone.
+            A file is gone; all others are opened.
         """
-        for path in list(self._outputs)[:_MOST_LAYERS]:
-            open_labels(self._to.viewer, path)
+        viewer, seen = self._to.viewer, None
+        gone: list[PlaneError] = []
+        for path, file in list(self._outputs.items())[:_MOST_IMAGES]:
+            image = None
+            try:
+                image = show_image(viewer, file, visible=seen is None)
+            except PlaneError as error:
+                gone.append(error)
+            try:
+                labels = show_labels(viewer, path, image, visible=seen is None)
+                seen = seen or labels
+            except PlaneError as error:
+                gone.append(error)
+        if seen is not None:
+            viewer.layers.selection.active = seen
+        if gone:
+            raise gone[0]
 
     @property
     def _ways(self) -> tuple[tuple[str, str], ...]:
@@ -100,7 +119,7 @@ class FolderJob(FileJob[FolderRecipe, "FolderProgress"]):
 
     def _take(self, recipe: FolderRecipe, step: FolderProgress) -> Progress:
         if step.output is not None:
-            self._outputs[step.output] = None
+            self._outputs[step.output] = step.image
         if step.error:
             self._errors[step.image] = step.error
         at = f", slice {step.plane}/{step.planes}" if step.planes > 1 else ""
@@ -113,8 +132,8 @@ class FolderJob(FileJob[FolderRecipe, "FolderProgress"]):
         told = f"{recipe.word} in {wording.count(many, 'image')}, {spent}; in {recipe.path.name}"
         ways = (("open-results", "Open results"),) if many else ()
         text = f"The labels of {wording.count(many, 'image')} are in {recipe.path}."
-        if many > _MOST_LAYERS:
-            text += f" The first {_MOST_LAYERS} can be opened here."
+        if many > _MOST_IMAGES:
+            text += f" The first {_MOST_IMAGES} can be opened here."
         if self._errors:
             names = ", ".join(image.name for image in self._errors)
             text += f" {wording.count(len(self._errors), 'image')} could not be read: {names}."
