@@ -98,10 +98,11 @@ def weak_score(objects: Iterable[SessionObject]) -> float:
 
 def object_row(one: SessionObject, pixel: float | None, weak_below: float) -> ObjectRow:
     """A row of the list; `pixel` is the area or volume of one, None where nobody knows."""
-    size = str(one.pixels) if pixel in (None, 1.0) else f"{one.pixels * (pixel or 1):.4g}"
+    size = one.pixels * (pixel or 1)
+    size_words = f"{size:.0f}" if pixel in (None, 1.0) or size >= 1000 else f"{size:.4g}"
     weak = one.score < weak_below
     return ObjectRow(
-        one.key, one.label, one.word or "", one.score, slices_of_object(one), size, weak
+        one.key, one.label, one.word or "", one.score, slices_of_object(one), size_words, weak
     )
 
 
