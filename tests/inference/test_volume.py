@@ -7,7 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,12 +25,18 @@ from scipy import ndimage
 from napari_clipsam._pyramid import LabelPyramid
 from napari_clipsam.adapters.inject import Adapter
 from napari_clipsam.errors import OutputError, PlaneError, PromptError
+from napari_clipsam.inference.batching import PlaneBatches
 from napari_clipsam.inference.instances import InstanceSettings
 from napari_clipsam.inference.masks import cut_to_box
 from napari_clipsam.inference.requests import ObjectMask, Prediction, PredictRequest
 from napari_clipsam.inference.segmenter import Segmenter
 from napari_clipsam.inference.stacks import segment_stack
-from napari_clipsam.inference.volume import VolumeProgress, VolumeTask, segment_volume
+from napari_clipsam.inference.volume import (
+    VolumeProgress,
+    VolumeTask,
+    find_planes,
+    segment_volume,
+)
 from napari_clipsam.inference.volume_files import unfinished_folder
 from napari_clipsam.models.registry import LoadedModel
 from napari_clipsam.planes import Stack, open_image, read_labels
@@ -155,6 +163,29 @@ def test_several_words_share_what_is_encoded(finder: Segmenter, tmp_path: Path) 
     list(segment_volume(finder, task, outputs))
     assert finder.calls["trunk"] == finder.calls["clip"] == 6
     assert all(path.is_dir() for path in outputs.values())
+
+
+def test_the_next_batch_is_read_while_one_is_looked_at(
+    spotter: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    was_read: list[int] = []
+    plane = Stack.plane
+
+    def reading(self: Stack, index: Any = None) -> Any:
+        was_read.append(index["Z"])
+        return plane(self, index)
+
+    monkeypatch.setattr(Stack, "plane", reading)
+    task = VolumeTask(open_image(drifting(40)), (WORD,))
+    batches = PlaneBatches(spotter)
+    batches.size = 8
+    with closing(find_planes(spotter, task, task.indices, batches)) as found:
+        next(found)
+        end = time.monotonic() + 30
+        while len(was_read) < 16:
+            assert time.monotonic() < end, "the next batch waits for the disk"
+            time.sleep(0.01)
+        assert len(was_read) < 20  # and no more of a deep stack
 
 
 def test_slices_of_one_value_are_empty_and_not_encoded(finder: Segmenter, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
@@ -40,8 +40,8 @@ __all__ = [
     "segment_volume",
 ]
 
-# Planes read ahead.
-_AHEAD = 3
+# Planes read ahead: so many, or the next batch as far as its 8-bit colours take no more bytes.
+_AHEAD, _AHEAD_BYTES = 3, 256 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,7 +167,9 @@ def find_planes(
     batches: PlaneBatches,
 ) -> Generator[PlaneLabels, None, None]:
     """Find the words in some planes, the next ones read and encoded together."""
-    with _ReadAhead(task.stack, indices) as planes:
+    height, width = task.stack.plane_shape
+    most = _AHEAD_BYTES // (3 * height * width)
+    with _ReadAhead(task.stack, indices, lambda: max(_AHEAD, min(batches.size, most))) as planes:
         while batch := list(itertools.islice(planes, batches.size)):
             batches.encode(batch)
             for plane in batch:
@@ -190,10 +192,20 @@ def label_plane(segmenter: Segmenter, plane: Plane, task: VolumeTask) -> PlaneLa
 
 
 class _ReadAhead:
-    """Planes of a stack, the next ones read on another thread while one is looked at."""
+    """Planes of a stack, the next ones read on another thread while one is looked at.
 
-    def __init__(self, stack: Stack, indices: Sequence[Mapping[str, int]]) -> None:
-        self._stack, self._indices = stack, indices
+    Parameters
+    ----------
+    stack : Stack
+    indices : sequence of mapping
+    ahead : callable
+        How many planes to read ahead now.
+    """
+
+    def __init__(
+        self, stack: Stack, indices: Sequence[Mapping[str, int]], ahead: Callable[[], int]
+    ) -> None:
+        self._stack, self._indices, self._ahead = stack, indices, ahead
         self._pool = ThreadPoolExecutor(1, "clipsam reading")
 
     def __enter__(self) -> Iterator[Plane]:
@@ -204,9 +216,11 @@ class _ReadAhead:
 
     def _planes(self) -> Iterator[Plane]:
         waiting: deque[Future[Plane]] = deque()
-        for index in self._indices:
-            waiting.append(self._pool.submit(self._stack.plane, dict(index)))
-            if len(waiting) > _AHEAD:
-                yield waiting.popleft().result()
-        while waiting:
+        left = iter(self._indices)
+        while True:
+            missing = self._ahead() + 1 - len(waiting)
+            for index in itertools.islice(left, max(0, missing)):
+                waiting.append(self._pool.submit(self._stack.plane, dict(index)))
+            if not waiting:
+                return
             yield waiting.popleft().result()
