@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib.metadata
+import itertools
 import os
 import signal
 import socket
@@ -24,7 +25,7 @@ from napari_clipsam.adapters.base import AdapterConfig
 from napari_clipsam.adapters.files import save_adapter
 from napari_clipsam.adapters.inject import build_adapter
 from napari_clipsam.errors import ConfigError, PlaneError, WeightsError
-from napari_clipsam.inference import cluster, cluster_processes
+from napari_clipsam.inference import cluster, cluster_processes, cluster_worker
 from napari_clipsam.inference.cluster import Recipe, prepare, segment_volume_on
 from napari_clipsam.inference.instances import InstanceSettings
 from napari_clipsam.inference.volume import VolumeTask, segment_volume
@@ -104,7 +105,16 @@ def test_two_workers_write_what_one_process_writes(
     client: Any, recipe: Recipe, task: VolumeTask, expected: dict[str, bytes], tmp_path: Path
 ) -> None:
     output = tmp_path / "a.ome.zarr"
-    told = list(segment_volume_on(client, recipe, task, {WORD: output}))
+
+    def segmenter() -> int:
+        return id(cluster_worker._bench.segmenter)  # type: ignore[union-attr]
+
+    steps = segment_volume_on(client, recipe, task, {WORD: output})
+    told = [next(steps)]
+    loaded = client.run(segmenter)
+    told += itertools.islice(steps, DEPTH - 2)
+    assert client.run(segmenter) == loaded and len(loaded) == 2
+    told += steps
     assert [one.done for one in told] == list(range(1, DEPTH + 1))
     assert told[0].seconds_left > 0 and told[-1].seconds_left == 0
     assert contents(output) == expected
