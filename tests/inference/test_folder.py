@@ -62,6 +62,18 @@ def test_a_file_that_cannot_be_read_is_told_and_the_others_are_done(task: Folder
     assert "cannot be read" in failed[0].error
 
 
+def test_of_planes_of_different_shapes_none_is_left_out_in_silence(task: FolderTask) -> None:
+    with tifffile.TiffWriter(task.images[2]) as file:
+        for height in (60, 60, 50):
+            file.write(np.zeros((height, 80), np.uint8), metadata=None)
+    with tifffile.TiffWriter(task.images[3]) as file:  # a picture and its preview
+        for height in (60, 20):
+            file.write(squares()[0][:height], metadata=None)
+    failed = {one.image.name: one.error for one in run(task) if one.error}
+    assert "different shapes: 60 x 80 and 50 x 80" in failed["c.tif"]
+    assert failed.keys() == {"b.tif", "c.tif"}
+
+
 def test_what_is_finished_is_skipped(task: FolderTask) -> None:
     first = BrightSegmenter()
     steps = segment_folder(first, task)

@@ -268,18 +268,14 @@ def _target(
 
 
 def _open(options: VolumeSegmentation) -> Stack:
+    from napari_clipsam.inference.volume import check_one_shape
+
     axes = None if options.axes is None else parse_axes(options.axes)
     channels = None if options.channels is None else parse_channels(options.channels)
     # Workers are in other folders.
     path = options.stack.resolve() if options.shares_out else options.stack
     stack = open_image(path, axes, channels)
-    for shape in getattr(stack.source, "other_shapes", ()):
-        if shape[-2:] != stack.plane_shape:
-            one, other = (f"{high} x {wide}" for high, wide in (stack.plane_shape, shape[-2:]))
-            raise PlaneError(
-                f"{options.stack} has planes of different shapes: {one} and {other}. Save those of "
-                "one shape as a stack of their own."
-            )
+    check_one_shape(stack)
     if not stack.plane_axes:
         raise PlaneError(f"{options.stack} is one plane, not a stack. Use `segment` for it.")
     samples = stack.shape[stack.axes.index("S")] if "S" in stack.axes else 1

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from napari_clipsam.errors import PromptError
+from napari_clipsam.errors import PlaneError, PromptError
 from napari_clipsam.inference.batching import PlaneBatches
 from napari_clipsam.inference.requests import PredictRequest
 from napari_clipsam.inference.stacks import LinkSettings
@@ -35,6 +35,7 @@ __all__ = [
     "PlaneLabels",
     "VolumeProgress",
     "VolumeTask",
+    "check_one_shape",
     "find_planes",
     "label_plane",
     "segment_volume",
@@ -57,6 +58,13 @@ class VolumeTask:
         When masks of two planes are one object.
     spacing : float or None
         Distance of two slices in pixel sizes; None for what the stack says.
+
+    Raises
+    ------
+    PromptError
+        There is no word, or the target is one object.
+    PlaneError
+        The file holds planes of different shapes.
     """
 
     stack: Stack
@@ -70,6 +78,9 @@ class VolumeTask:
             raise PromptError("A word in a stack means all of it or every object, not one object.")
         if not self.words:
             raise PromptError("There is no word to look for. Give one, e.g. nuclei.")
+        # Beside one picture others of any shape may lie, such as a preview of it.
+        if self.stack.plane_axes:
+            check_one_shape(self.stack)
 
     @property
     def letters(self) -> str:
@@ -120,6 +131,22 @@ class VolumeTask:
         """What the first plane and the one in the middle show, to notice another image."""
         picks = sorted({0, len(self.indices) // 2})
         return [self.stack.plane(self.indices[pick]).fingerprint for pick in picks]
+
+
+def check_one_shape(stack: Stack) -> None:
+    """Refuse a file whose planes differ in shape, of which only the first ones would be seen.
+
+    Raises
+    ------
+    PlaneError
+    """
+    for shape in getattr(stack.source, "other_shapes", ()):
+        if shape[-2:] != stack.plane_shape:
+            one, other = (f"{high} x {wide}" for high, wide in (stack.plane_shape, shape[-2:]))
+            raise PlaneError(
+                f"{stack.name} has planes of different shapes: {one} and {other}. Save those of "
+                "one shape as a stack of their own."
+            )
 
 
 def segment_volume(
