@@ -45,7 +45,7 @@ WITH_IMAGE = DockState(
     channels=(Choice("dna", "DNA as grey"), Choice("rgb", "DNA, actin, tubulin as R G B")),
     channel="rgb",
     models=(
-        Choice("starter", "Starter (30 MB)"),
+        Choice("starter", "Starter (20 MB)"),
         Choice("sam_vit_b", "sam_vit_b (375 MB)", False, "sam_vit_b is not installed."),
     ),
     adapters=(Choice("default", "the model's own"), Choice("none", "none")),

@@ -44,6 +44,7 @@ DONE = replace(
     learning=None,
     saved="Saved as mitochondria (em.tif, 22 Nov)",
     can_roll_back=True,
+    can_segment=True,
     next_slice="Label next: slice 31 (least sure)",
     can_go=True,
     has_next=True,
