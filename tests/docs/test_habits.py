@@ -29,7 +29,7 @@ FOR_USERS = [
 NOT_OURS = {
     "open sample",
     "auto-contrast",
-    "bright nuclei (nuclei stack, 25 nov)",
+    "bright nuclei (nuclei stack, 29 nov)",
     "belongs to another clip",
     "is not the one that its publisher states",
 }
