@@ -84,11 +84,11 @@ def test_what_a_graph_gives_is_not_written_over_by_the_next_one(runs: list[str])
 
 
 def test_what_cannot_be_compiled_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    from torch._dynamo.exc import Unsupported
+    from torch._dynamo.exc import TorchDynamoException
 
     def compile_it(run: object, **_: object) -> object:
         def fast(x: Tensor) -> Tensor:
-            raise Unsupported("no such operation\nand a long story", case_name="")
+            raise TorchDynamoException("no such operation\nand a long story")
 
         return fast
 
