@@ -6,6 +6,7 @@ import errno
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -51,6 +52,48 @@ def test_what_is_kept_is_found_by_others(tmp_path: Path, array: NDArray) -> None
     assert "a plane" in other and len(other) == 1
     assert other.get("another") is None
     assert not other.take_problems()
+
+
+def test_what_waits_to_be_written_is_found_and_written_in_its_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf, go_on, real = Shelf(tmp_path, LARGE), threading.Event(), module._write
+    monkeypatch.setattr(module, "_write", lambda *args: (go_on.wait(60), real(*args)))
+    shelf.put_later("a plane", values())
+    shelf.put_later("a plane", values(1))
+    assert "a plane" in shelf and not len(shelf)
+    found = shelf.get("a plane")
+    assert found is not None and np.array_equal(found, values())
+    go_on.set()
+    shelf.flush()
+    other = Shelf(tmp_path, LARGE).get("a plane")
+    assert other is not None and np.array_equal(other, values())
+
+
+def test_few_wait_to_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_WAITING", 2)
+    shelf, real, waiting = Shelf(tmp_path, LARGE), module._write, []
+    monkeypatch.setattr(
+        module, "_write", lambda *args: (waiting.append(len(shelf._unwritten)), real(*args))
+    )
+    for number in range(6):
+        shelf.put_later(str(number), values(number))
+    shelf.flush()
+    assert len(shelf) == 6 and max(waiting) <= 3
+
+
+def test_what_cannot_be_foreseen_is_not_hidden_by_the_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(module, "_write", fail)
+    shelf = Shelf(tmp_path, LARGE)
+    shelf.put_later("a plane", values())
+    with pytest.raises(MemoryError):
+        shelf.flush()
+    assert "a plane" not in shelf
 
 
 def _cut(chunk: Path) -> None:
@@ -209,10 +252,12 @@ def fail() -> torch.Tensor:
 
 def test_what_left_memory_comes_back_from_disk_the_same(tmp_path: Path) -> None:
     exact = torch.randn(1, 1000, generator=torch.Generator().manual_seed(0))
-    cache = TensorCache(0, torch.float16, Shelf(tmp_path, LARGE), "trunk")
+    shelf = Shelf(tmp_path, LARGE)
+    cache = TensorCache(0, torch.float16, shelf, "trunk")
     made = cache.get("a", lambda: exact).clone()
     cache.get("b", lambda: exact)
     assert torch.equal(cache.get("a", fail), made)
+    shelf.flush()
     later = TensorCache(0, torch.float16, Shelf(tmp_path, LARGE), "trunk")
     assert torch.equal(later.get("a", fail), made)
 
@@ -296,6 +341,7 @@ def test_several_planes_are_encoded_at_once(
     with torch.inference_mode():
         ahead._encoder.encode(views[:3], with_words=True)
         ahead._encoder.encode(views, with_words=True)
+    shelf.flush()
     assert ahead.calls["trunk"] == ahead.calls["clip"] == 2 and len(shelf) == 8
     for plane in planes:
         answers = []

@@ -14,7 +14,9 @@ import shutil
 import threading
 import time
 import uuid
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,6 +36,8 @@ _ROOM = 0.1
 # After so many of its own a process looks what others have written.
 _COUNT_EVERY = 32
 _KEY = "key"
+# Entries that may wait to be written; who brings more waits for the disk.
+_WAITING = 8
 
 
 class Shelf:
@@ -63,6 +67,9 @@ class Shelf:
         self._lock = threading.Lock()
         self._is_full = False
         self._uncounted = 0
+        self._writer: ThreadPoolExecutor | None = None
+        self._unwritten: dict[str, NDArray] = {}
+        self._writes: deque[Future[None]] = deque()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._clear_unfinished()
@@ -79,7 +86,7 @@ class Shelf:
             )
 
     def __contains__(self, key: str) -> bool:
-        return self._place(key).is_dir()
+        return key in self._unwritten or self._place(key).is_dir()
 
     def __len__(self) -> int:
         return sum(1 for _ in self._entries())
@@ -88,6 +95,9 @@ class Shelf:
         """The array of a key; None where there is none or it cannot be read, which is reported."""
         import zarr
 
+        unwritten = self._unwritten.get(key)
+        if unwritten is not None:
+            return unwritten
         place = self._place(key)
         try:
             array = zarr.open_array(place, mode="r", zarr_format=3)
@@ -103,6 +113,25 @@ class Shelf:
             self._forget(place, str(error).partition("\n")[0])
             return None
         return values  # type: ignore[return-value]
+
+    def put_later(self, key: str, values: NDArray) -> None:
+        """`put` in a thread of its own, so that a GPU need not wait; the process ends after it.
+
+        The array is not to be changed any more.
+        """
+        if self._is_full or key in self:
+            return
+        if self._writer is None:
+            self._writer = ThreadPoolExecutor(1, thread_name_prefix="shelf")
+        while len(self._writes) >= _WAITING:
+            self._writes.popleft().result()
+        self._unwritten[key] = values
+        self._writes.append(self._writer.submit(self._write_waiting, key))
+
+    def flush(self) -> None:
+        """Wait until all is written."""
+        while self._writes:
+            self._writes.popleft().result()
 
     def put(self, key: str, values: NDArray) -> None:
         """Keep an array, as far as there is room; what is there already stays."""
@@ -136,6 +165,12 @@ class Shelf:
         with self._lock:
             problems, self._problems = self._problems, []
         return problems
+
+    def _write_waiting(self, key: str) -> None:
+        try:
+            self.put(key, self._unwritten[key])
+        finally:
+            del self._unwritten[key]
 
     def _place(self, key: str) -> Path:
         name = hashlib.sha256(key.encode()).hexdigest()[:40]

@@ -110,7 +110,8 @@ class TensorCache:
 
     def _to_shelf(self, key: Hashable, tensor: Tensor) -> None:
         if self._shelf is not None:
-            self._shelf.put(self._name(key), tensor.detach().cpu().numpy())
+            # In memory of its own: what is written later must not change meanwhile.
+            self._shelf.put_later(self._name(key), tensor.detach().cpu().clone().numpy())
 
 
 def _rounded(tensor: Tensor, dtype: torch.dtype) -> Tensor:
