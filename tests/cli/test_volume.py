@@ -302,7 +302,10 @@ def test_without_distributed_workers_are_refused(
 
 # Both in one process, which imports what they need once.
 _TWO_COMMANDS = """
+import signal
 import sys
+# What a script starts in the background ignores interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from napari_clipsam.cli import main
 end = sys.argv.index("--then")
 assert main(sys.argv[1:end]) == 0
