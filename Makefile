@@ -33,7 +33,7 @@ demo:
 # Most networks of the tests are tiny, and where other programs want the same cores a second thread
 # makes every step wait for both.
 # Options alone do not say where the tests are; pytest needs the folder to know our own options.
-ALL_TESTS = tests --numprocesses 2 --dist loadgroup
+ALL_TESTS = tests --numprocesses 2
 test: export OMP_NUM_THREADS ?= 1
 test:
 	@tools/setup.sh --needs-display

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ import torchvision  # noqa: F401
 from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).resolve().parents[1]
+_WINDOWS = "tests/plugin/qt/"
 
 # Whatever a processor is made for, tests expect the numbers of float32; processes inherit it.
 os.environ["NAPARI_CLIPSAM_PRECISION"] = "fp32"
@@ -36,18 +38,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Where several processes test, keep files whole, and all windows in one of them.
 
     Windows of two processes would take the keyboard from each other.
     """
-    if not config.pluginmanager.hasplugin("xdist"):
-        return
-    for item in items:
-        fixtures = getattr(item, "fixturenames", ())
-        group = "windows" if "qtbot" in fixtures else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Files(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return _WINDOWS if file.startswith(_WINDOWS) else file
+
+    return Files(config, log)
 
 
 @pytest.fixture(autouse=True)
