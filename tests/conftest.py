@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from hypothesis import HealthCheck, settings
 ROOT = Path(__file__).resolve().parents[1]
 _WINDOWS = "tests/plugin/qt/"
 
+# What a script starts in the background ignores interrupts, and what that starts as well.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # Whatever a processor is made for, tests expect the numbers of float32; processes inherit it.
 os.environ["NAPARI_CLIPSAM_PRECISION"] = "fp32"
 # Nor does any test but its own measure which way to attend is fastest here.

@@ -302,10 +302,7 @@ def test_without_distributed_workers_are_refused(
 
 # Both in one process, which imports what they need once.
 _TWO_COMMANDS = """
-import signal
 import sys
-# What a script starts in the background ignores interrupts.
-signal.signal(signal.SIGINT, signal.default_int_handler)
 from napari_clipsam.cli import main
 end = sys.argv.index("--then")
 assert main(sys.argv[1:end]) == 0
@@ -339,7 +336,10 @@ def test_workers_give_what_one_process_gives_and_an_interrupt_stops_them_at_once
         while not process.stderr.readline().startswith("The rest takes"):
             assert process.poll() is None
     os.killpg(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    try:
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert (process.returncode, err) == (130, "error: Stopped.\n")
     assert json.loads((tmp_path / ".c.tif.part" / "state.json").read_text())["done"] >= 2
     assert out == alone.out.replace("a.tif", "b.tif")

@@ -48,7 +48,8 @@ def test_a_stack_goes_into_a_file_while_one_clicks(
         click(user.bot, dock.stack.progress.stop_button)
         user.wait(lambda: controller.state.busy is None)
         assert time.perf_counter() - stopped < 1
-    assert heart.busiest < 1, "napari froze"
+    # Of it napari takes most to make three layers.
+    assert heart.busiest < 2, "napari froze"
     assert (
         controller.state.hint is not None and "was stopped at slice" in controller.state.hint.text
     )

@@ -106,7 +106,7 @@ def test_a_model_is_got_stopped_gone_on_with_used_and_deleted(
         user.wait(lambda: not state().downloads)
         stopped_after = time.monotonic() - start
         user.wait(lambda: status(dock, key) == "begun")
-    assert heart.busiest < 0.5
+    assert heart.busiest < 1
     if os.getloadavg()[0] <= (os.cpu_count() or 1):
         assert heart.worst < 1 and stopped_after < 1
     assert "Get goes on" in dock.hint.label.text()
