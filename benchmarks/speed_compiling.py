@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from benchmarks.measuring import NO_GPU, Row, compared, seconds
-from benchmarks.networks import WORD
 from benchmarks.speed_bench import Bench, median
+from benchmarks.speed_encoding import Encoder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -24,39 +24,21 @@ __all__ = ["compiled_rows"]
 _CACHE = "TORCHINDUCTOR_CACHE_DIR"
 
 
-class _Encoding:
-    """Encodes planes, CLIP's signals given, and keeps the embeddings of one plane."""
-
-    def __init__(self, bench: Bench, compilation: Compilation) -> None:
-        self._segmenter = bench.segmenter(bench.nets.adapter, bench.fast, compilation)
-        self._planes = bench.planes()
-        self.next()
-
-    def next(self) -> None:
-        """Have CLIP look at another plane."""
-        self._plane = next(self._planes)
-        self._segmenter.similarity(self._plane, WORD)
-
-    def encode(self) -> None:
-        """Trunk and conditioned head."""
-        self._segmenter.prepare(self._plane, WORD)
-
-
 def compiled_rows(bench: Bench) -> list[Row]:
     """A plane with CLIP's signals given, as it is and compiled, in the fast precision."""
     kinds: list[Compilation] = ["blocks", "graphs"] if bench.on_gpu else ["blocks"]
     rows = []
     with _empty_cache():
-        ways = {"plain": _Encoding(bench, "none")}
+        ways = {"plain": Encoder(bench, bench.fast)}
         for kind in kinds:
-            ways[kind] = _Encoding(bench, kind)
+            ways[kind] = Encoder(bench, bench.fast, kind)
             rows.append(Row(f"{kind}: the first plane, nothing kept", _timed(ways[kind].encode)))
             torch.compiler.reset()
-            ways[kind] = _Encoding(bench, kind)
+            ways[kind] = Encoder(bench, bench.fast, kind)
             rows.append(Row(f"{kind}: the first plane of the next time", _timed(ways[kind].encode)))
         variants: dict[str, Callable[[], object]] = {}
         for name, way in ways.items():
-            variants |= {f"clip {name}": way.next, name: way.encode}
+            variants |= {f"clip {name}": way.clip, name: way.encode}
         times = bench.race(variants)
     rows.append(Row(f"a plane, signals given, {bench.fast}", median(times["plain"])))
     rows += [compared(f"... compiled: {kind}", times, kind, "plain", "as it is") for kind in kinds]

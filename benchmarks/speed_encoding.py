@@ -18,18 +18,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from napari_clipsam.inference.devices import Precision
+    from napari_clipsam.models.compiling import Compilation
 
-__all__ = ["batch_rows", "encode_rows", "rate_rows", "word_rows"]
+__all__ = ["Encoder", "batch_rows", "encode_rows", "rate_rows", "word_rows"]
 
 
-class _Encoder:
+class Encoder:
     """Our own side of a race of encoders: CLIP first, then the rest with its signals given."""
 
-    def __init__(self, bench: Bench, precision: Precision) -> None:
-        self._segmenter = bench.segmenter(bench.nets.adapter, precision)
+    def __init__(
+        self, bench: Bench, precision: Precision, compilation: Compilation = "none"
+    ) -> None:
+        self._segmenter = bench.segmenter(bench.nets.adapter, precision, compilation)
         self._planes = bench.planes()
-        self._plane = next(self._planes)
-        self._segmenter.similarity(self._plane, WORD)
+        self.clip()
 
     def clip(self) -> None:
         """CLIP's features of the next plane."""
@@ -52,7 +54,7 @@ def rate_rows(bench: Bench) -> list[Row]:
 def encode_rows(bench: Bench) -> list[Row]:
     """One plane at a time: the stock predictor, micro-sam, and this project."""
     bench.check_equal()
-    ours, fast = (_Encoder(bench, precision) for precision in ("fp32", bench.fast))
+    ours, fast = (Encoder(bench, precision) for precision in ("fp32", bench.fast))
     stock_planes, micro_planes = bench.planes(), bench.planes()
     micro = bench.micro_sam
     variants: dict[str, Callable[[], object]] = {

@@ -262,7 +262,7 @@ class Sam(nn.Module):
             if check is not None:
                 check()
             if recompute:
-                tokens = checkpoint(run_block, block, tokens, adapter, use_reentrant=False)
+                tokens = checkpoint(run, block, tokens, adapter, use_reentrant=False)
             else:
                 tokens = run(block, tokens, adapter)
         with full_precision(tokens):
