@@ -59,7 +59,6 @@ class Session:
         window = viewer.window._qt_window
         window.resize(*WINDOW)
         window.resizeDocks([self.dock.parent()], [_DOCK_WIDTH], Qt.Orientation.Horizontal)
-        wait(lambda: bool(self.controller.state.models))
 
     def open(self, sample: str) -> Layer:
         """Open sample data by the link in the dock, and have the model loaded."""
@@ -408,7 +407,9 @@ def new_session() -> Iterator[Session]:
 
     viewer = napari.Viewer()
     try:
-        yield Session(viewer)
+        session = Session(viewer)
+        wait(lambda: bool(session.controller.state.models))
+        yield session
     finally:
         viewers.forget_all()
         viewer.close()

@@ -92,6 +92,19 @@ def test_answers_about_what_is_gone_are_dropped(viewer: ViewerModel, tmp_path: P
     runner.close()
 
 
+def test_the_layer_for_the_answer_is_made_while_the_model_works(
+    viewer: ViewerModel, tmp_path: Path
+) -> None:
+    runner = ThreadRunner(lambda call: None, begun=False)
+    viewer.add_image(np.zeros((40, 50)), name="cells")
+    controller = make_controller(viewer, tmp_path, runner)
+    assert [layer.name for layer in viewer.layers] == ["cells"]
+    controller.find("nuclei")
+    assert [layer.name for layer in viewer.layers] == ["cells", "cells preview"]
+    assert engine(controller).asked == []
+    runner.close()
+
+
 def test_the_slice_that_is_shown_is_prepared_when_the_dock_opens(deep: SegmentController) -> None:
     keys, word = engine(deep).prepared[0]
     assert [k[0] for k in keys] == [3] and word is None

@@ -396,13 +396,14 @@ def test_the_active_layer_stays_active_and_tools_take_the_mouse(viewer: ViewerMo
     prompts = PromptLayers(viewer, image)
     preview = PreviewLayer(viewer, image)
     assert viewer.layers.selection.active is image.layer
-    assert [layer.metadata.get("clipsam_role") for layer in viewer.layers] == [
-        None,
-        "similarity",
-        "preview",
-        "shapes",
-        "clicks",
-    ]
+
+    def roles() -> list[str | None]:
+        return [layer.metadata.get("clipsam_role") for layer in viewer.layers]
+
+    assert roles() == [None, "preview", "shapes", "clicks"]
+    preview.similarity((2, None, None), np.ones((4, 5), np.float32))
+    assert roles() == [None, "similarity", "preview", "shapes", "clicks"]
+    assert viewer.layers.selection.active is image.layer
     for tool, layer, mode in (
         ("point+", prompts.points, "add"),
         ("box", prompts.shapes, "add_rectangle"),
@@ -515,11 +516,14 @@ def test_similarity_covers_its_plane_exactly(viewer: ViewerModel, place: str) ->
 def test_a_deleted_preview_comes_back_with_the_next_answer(viewer: ViewerModel) -> None:
     image = image_in(viewer)
     preview = PreviewLayer(viewer, image)
+    preview.similarity((3, None, None), np.ones((4, 5), np.float32))
     viewer.layers.remove(preview.labels)
     viewer.layers.remove(preview.overlay)
     preview.show({(3, None, None): [(1, *masks_of((10, 20, 40, 60)))]})
     assert preview.labels in viewer.layers
     assert preview.labels.data.any()
+    preview.similarity((3, None, None), np.ones((4, 5), np.float32))
+    assert preview.overlay in viewer.layers
 
 
 def test_labels_too_large_for_memory_take_none_while_they_are_empty(viewer: ViewerModel) -> None:

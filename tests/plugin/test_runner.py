@@ -92,6 +92,22 @@ def test_work_runs_on_one_other_thread(main: Main, runner: ThreadRunner) -> None
     assert main.until("b done") == ["clipsam", "a done", "clipsam", "b done"]
 
 
+def test_jobs_wait_until_the_runner_begins(main: Main) -> None:
+    runner = ThreadRunner(main.calls.put, begun=False)
+    try:
+        for kind, value in (("word", "old"), ("word", "new"), ("stack", "plane")):
+            runner.submit(main.job(kind, counting(value), Urgency[kind.upper()]))
+        runner.stop("stack")
+        assert main.until("stack stopped") == ["stack stopped"]
+        assert runner._thread is None
+
+        runner.begin()
+        assert main.until("word done") == ["stack stopped", "new", "word done"]
+        runner.begin()
+    finally:
+        runner.close()
+
+
 def test_a_click_is_answered_inside_a_long_job(main: Main, runner: ThreadRunner) -> None:
     stack = Gate(runner, "plane")
     runner.submit(main.job("stack", stack, Urgency.STACK))

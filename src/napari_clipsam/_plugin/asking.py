@@ -137,6 +137,8 @@ class Asking:
                 need=key if target == "object" else None,
             )
         )
+        # While the model works: making layers takes napari a good part of a second.
+        self._to.focus.expect_answer()
 
     def _on_answer(self, ask: Ask, adds: bool, value: Loaded | Similar | Tiles | Found) -> None:
         if isinstance(value, Loaded):

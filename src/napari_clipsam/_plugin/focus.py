@@ -264,6 +264,11 @@ class Focus:
         if self._prompts is not None:
             self._prompts.clear()
 
+    def expect_answer(self) -> None:
+        """Make the layers that an answer will be shown in, if there are none."""
+        if self.image is not None:
+            self._need_preview()
+
     def show(self, draft: Draft) -> None:
         """Show a preview."""
         if self.image is None or (self._preview is None and not draft):

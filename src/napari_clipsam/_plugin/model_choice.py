@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from napari_clipsam._plugin import choices
@@ -66,6 +67,8 @@ class ModelChoice:
         """
 
         def work() -> Iterator[Any]:
+            # napari needs it for the first layer of points, and would stand still meanwhile.
+            importlib.import_module("pandas")
             avoid_llvm_clash()
             yield choices.model_choices(self.setup)
             if former is not None:

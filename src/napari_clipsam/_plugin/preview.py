@@ -16,6 +16,7 @@ from napari_clipsam.session.objects import PlaneKey, plane_axes, slices_of
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
+    from napari.layers import Layer
     from numpy.typing import NDArray
 
     from napari_clipsam._plugin.layers import LayerImage
@@ -67,7 +68,7 @@ class PreviewLayer:
     labels : Labels
         Its numbers stand for colours, one for the fill and one for the outline of each.
     overlay : Image
-        The similarity.
+        The similarity; among the viewer's layers once there is one to show.
     """
 
     def __init__(self, viewer: ViewerModel, image: LayerImage) -> None:
@@ -99,7 +100,7 @@ class PreviewLayer:
             visible=False,
             **image.transform(),
         )
-        self._insert()
+        self._insert(self.labels)
         for name in TRANSFORM:
             getattr(image.layer.events, name).connect(self._follow)
 
@@ -119,7 +120,7 @@ class PreviewLayer:
         fresh = [key for key in wanted if key in stale or key not in self._shown]
         if not stale and not fresh:
             return
-        self._insert()
+        self._insert(self.labels)
         for key in stale:
             for _, mask in self._shown[key]:
                 self._data[slices_of(key, mask.box)] = 0
@@ -143,7 +144,7 @@ class PreviewLayer:
         similarity : ndarray, shape (h, w), float32
             0..1 over the whole plane, at any resolution.
         """
-        self._insert()
+        self._insert(self.overlay)
         shape = [1] * self._image.ndim
         for axis, length in zip(plane_axes(key), similarity.shape, strict=True):
             shape[axis] = length
@@ -172,16 +173,13 @@ class PreviewLayer:
         if self.labels.editable:
             self.labels.editable = False
 
-    def _insert(self) -> None:
-        """Put the layers right above the image, if they are not there, and stay where one was."""
+    def _insert(self, layer: Layer) -> None:
+        """Put a layer right above the image, if it is not there, and stay where one was."""
         layers, active = self._viewer.layers, self._viewer.layers.selection.active
-        if self.labels in layers and self.overlay in layers:
-            return
-        for layer in (self.labels, self.overlay):
-            if layer not in layers:
-                at = layers.index(self._image.layer) + 1 if self._image.layer in layers else 0
-                layers.insert(at, layer)
-        layers.selection.active = active
+        if layer not in layers:
+            at = layers.index(self._image.layer) + 1 if self._image.layer in layers else 0
+            layers.insert(at, layer)
+            layers.selection.active = active
 
     def _draw(self, key: PlaneKey, number: int, mask: ObjectMask) -> None:
         if not mask.area:

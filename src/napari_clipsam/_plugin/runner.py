@@ -174,10 +174,14 @@ class ThreadRunner:
     ----------
     deliver : callable
         Takes a function and calls it on the main thread, in order.
+    begun : bool
+        Whether jobs run from the start on, or wait until `begin`.
     """
 
-    def __init__(self, deliver: Callable[[Callable[[], None]], None]) -> None:
-        self._deliver = deliver
+    def __init__(
+        self, deliver: Callable[[Callable[[], None]], None], *, begun: bool = True
+    ) -> None:
+        self._deliver, self._begun = deliver, begun
         self._changed = threading.Condition()
         self._waiting: list[_Task] = []
         self._running: list[_Task] = []
@@ -199,10 +203,14 @@ class ThreadRunner:
             self._waiting.append(task)
             self._latest[job.kind] = task
             self._count += 1
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._loop, name="clipsam", daemon=True)
-                self._thread.start()
-            self._changed.notify_all()
+            self._go_on()
+
+    def begin(self) -> None:
+        """Run what waits, and from now on whatever comes; may be called twice."""
+        with self._changed:
+            self._begun = True
+            if self._waiting:
+                self._go_on()
 
     def stop(self, kind: str) -> None:
         """End the job of a kind: between two of its steps or two blocks of the model."""
@@ -256,6 +264,12 @@ class ThreadRunner:
         # A worker that delivers into a window that is gone would take napari down with it.
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(_PATIENCE)
+
+    def _go_on(self) -> None:
+        if self._thread is None and self._begun:
+            self._thread = threading.Thread(target=self._loop, name="clipsam", daemon=True)
+            self._thread.start()
+        self._changed.notify_all()
 
     def _loop(self) -> None:
         while True:

@@ -17,7 +17,10 @@ from qtpy.QtCore import QEvent, QObject, QPoint, QPointF, Qt
 from qtpy.QtGui import QWheelEvent
 from qtpy.QtWidgets import QApplication, QFileDialog, QScrollArea, QWidget
 
+from napari_clipsam._plugin._qt import runner as runner_module
+from napari_clipsam._plugin._qt import viewers
 from napari_clipsam._plugin._qt.annotate import SegmentDock
+from napari_clipsam._plugin.runner import Job, Urgency
 from napari_clipsam._plugin.state import Choice, DockState, Hint, ObjectRow, Progress
 from napari_clipsam._plugin.wording import no_image
 
@@ -507,6 +510,35 @@ def test_opening_it_loads_no_torch() -> None:
         "assert not {'torch', 'open_clip', 'scipy'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=100)
+
+
+def test_work_begins_once_the_dock_is_painted(
+    qtbot: QtBot, make_dock: MakeDock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[object] = []
+    monkeypatch.setattr(viewers, "begin_work", begun.append)
+    early = SegmentDock(ViewerModel(), FakeControls(FULL))
+    qtbot.addWidget(early)
+    QApplication.processEvents()
+    assert begun == []
+
+    dock, _ = make_dock(FULL)
+    qtbot.waitUntil(lambda: bool(begun))
+    dock.repaint()
+    QApplication.processEvents()
+    assert begun == [dock._viewer]
+
+
+def test_work_of_a_viewer_without_a_window_begins_too(
+    qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner_module, "_LATEST", 50)
+    runner = runner_module.QtRunner()
+    seen: list[int] = []
+    runner.submit(Job("word", lambda: iter([1]), Urgency.WORD, on_value=seen.append))
+    assert seen == []
+    qtbot.waitUntil(lambda: seen == [1])
+    runner.close()
 
 
 @pytest.mark.parametrize("way", ["close", "parent", "delete"])

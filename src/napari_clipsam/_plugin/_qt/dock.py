@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakMethod
 
 from napari.utils.theme import get_theme
-from qtpy.QtCore import QEvent, Qt
+from qtpy.QtCore import QEvent, QObject, Qt, QTimer
 from qtpy.QtGui import QCloseEvent, QResizeEvent
 from qtpy.QtWidgets import QApplication, QFrame, QScrollArea, QVBoxLayout, QWidget
 
@@ -51,6 +51,7 @@ class Dock(QWidget):
         self._viewer, self._controls = viewer, controls
         self.setFocusPolicy(Qt.FocusPolicy.ClickFocus)
         self.content = QWidget()
+        self.content.installEventFilter(self)
         self.column = QVBoxLayout(self.content)
         self.column.setContentsMargins(8, 6, 8, 6)
         self.column.setSpacing(6)
@@ -106,6 +107,15 @@ class Dock(QWidget):
         """A dock in a window of its own is closed as usual."""
         self._release()
         super().closeEvent(event)
+
+    def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:
+        """Let work begin once the dock has been painted; its content covers all of it."""
+        if event is not None and event.type() == QEvent.Type.Paint:
+            from napari_clipsam._plugin._qt.viewers import begin_work
+
+            self.content.removeEventFilter(self)
+            QTimer.singleShot(0, partial(begin_work, self._viewer))
+        return super().eventFilter(watched, event)
 
     def resizeEvent(self, event: QResizeEvent | None) -> None:
         """Use the width there is."""

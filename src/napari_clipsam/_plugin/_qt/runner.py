@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qtpy.QtCore import QCoreApplication, QObject, Qt, Signal  # type: ignore[attr-defined]
+from qtpy.QtCore import QCoreApplication, QObject, Qt, QTimer, Signal  # type: ignore[attr-defined]
 
 from napari_clipsam._plugin.runner import ThreadRunner
 from napari_clipsam._plugin.training_thread import ThreadTrainer
@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = ["QtRunner", "QtTrainer"]
+
+# Work begins by then, even if nothing was painted. ms
+_LATEST = 2000
 
 
 class _Post(QObject):
@@ -32,11 +35,15 @@ class _Post(QObject):
 
 
 class QtRunner(ThreadRunner):
-    """A `ThreadRunner` for an application with an event loop."""
+    """A `ThreadRunner` for an application with an event loop.
+
+    Python's imports keep the main thread waiting, so work waits until a dock is on the screen.
+    """
 
     def __init__(self) -> None:
         self._post = _Post()
-        super().__init__(self._post.sent.emit)
+        super().__init__(self._post.sent.emit, begun=False)
+        QTimer.singleShot(_LATEST, self.begin)
 
 
 class QtTrainer(ThreadTrainer):

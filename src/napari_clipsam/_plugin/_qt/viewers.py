@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from napari.components import ViewerModel
 
-__all__ = ["controller_of", "forget_all", "librarian_of", "teacher_of"]
+__all__ = ["begin_work", "controller_of", "forget_all", "librarian_of", "teacher_of"]
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,12 @@ def controller_of(viewer: ViewerModel) -> SegmentController:
     viewer = unwrapped(viewer)
     own = _of(viewer)
     return SegmentController(viewer, own.runner, own.engine, own.keeper, read_settings, own.chosen)
+
+
+def begin_work(viewer: ViewerModel) -> None:
+    """Let the work of a viewer begin: its dock is on the screen."""
+    if (own := _OF.get(unwrapped(viewer))) is not None:
+        own.runner.begin()
 
 
 def teacher_of(viewer: ViewerModel) -> TeachController:
