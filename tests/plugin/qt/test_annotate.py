@@ -232,6 +232,22 @@ def test_what_is_over_soon_shows_no_progress(qtbot: QtBot, make_dock: MakeDock) 
     qtbot.waitUntil(lambda: not progress.isVisible(), timeout=2000)
 
 
+def test_seconds_are_counted_where_nobody_knows_how_far_it_is(
+    qtbot: QtBot, make_dock: MakeDock
+) -> None:
+    dock, controls = make_dock(IMAGE)
+    progress = dock.stack.progress
+    controls.show(replace(IMAGE, busy=Progress("Looking for nuclei")))
+    assert progress.label.text() == "Looking for nuclei"
+    qtbot.waitUntil(lambda: progress.label.text() == "Looking for nuclei, 1 s")
+    assert (progress.bar.value(), progress.bar.maximum()) == (0, 1), "a bar without end is dear"
+    controls.show(replace(IMAGE, busy=Progress("Looking for nuclei", 1, 9)))
+    assert progress.label.text() == "Looking for nuclei"
+    controls.show(IMAGE)
+    controls.show(replace(IMAGE, busy=Progress("Looking for cells")))
+    assert progress.label.text() == "Looking for cells"
+
+
 def test_a_control_that_goes_leaves_the_focus_to_no_other(
     qtbot: QtBot, make_dock: MakeDock
 ) -> None:

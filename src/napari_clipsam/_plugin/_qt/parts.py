@@ -6,6 +6,7 @@ changes nothing.
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QRectF, Qt, QTimer, Signal  # type: ignore[attr-defined]
@@ -296,6 +297,10 @@ class HintLine(QWidget):
 class ProgressRow(QWidget):
     """How far a long job is, and Stop; what takes no time shows nothing.
 
+    While nobody knows how far, seconds are counted. Qt's bar that runs to and fro would have all of
+    napari's window, canvas included, put together anew for each of its pictures: without a graphics
+    card that takes the processor from the very job that is waited for.
+
     Attributes
     ----------
     stopped : Signal()
@@ -307,6 +312,10 @@ class ProgressRow(QWidget):
         super().__init__()
         self._reveal = timer(self, reveal_ms, self.show)
         self._linger = timer(self, _LINGER_MS, self.hide)
+        self._clock = QTimer(self)
+        self._clock.timeout.connect(self._say)
+        self._progress: Progress | None = None
+        self._begun = 0.0
         self.label = text_line()
         self.bar = QProgressBar()
         self.bar.setTextVisible(False)
@@ -324,8 +333,12 @@ class ProgressRow(QWidget):
 
     def show_progress(self, progress: Progress | None) -> None:
         """Show a job that runs on, or that there is none."""
+        if self._progress is None:
+            self._begun = time.monotonic()
+        self._progress = progress
         if progress is None:
             self._reveal.stop()
+            self._clock.stop()
             if self.isVisible() and not self._linger.isActive():
                 self._linger.start()
             elif not self.isVisible():
@@ -334,10 +347,21 @@ class ProgressRow(QWidget):
         self._linger.stop()
         if self.isHidden() and not self._reveal.isActive():
             self._reveal.start()
-        self.label.setText(progress.text)
-        self.bar.setRange(0, progress.total)
-        self.bar.setValue(progress.done)
+        self.bar.setRange(0, progress.total or 1)
+        self.bar.setValue(progress.done if progress.total else 0)
         self.stop_button.setVisible(progress.can_stop)
+        if progress.total:
+            self._clock.stop()
+        elif not self._clock.isActive():
+            self._clock.start(1000)
+        self._say()
+
+    def _say(self) -> None:
+        if self._progress is None:
+            return
+        seconds = int(time.monotonic() - self._begun)
+        is_counted = not self._progress.total and seconds
+        self.label.setText(self._progress.text + (f", {seconds} s" if is_counted else ""))
 
 
 class _SliceBox(QSpinBox):
