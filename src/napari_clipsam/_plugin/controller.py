@@ -290,7 +290,7 @@ class SegmentController:
             return
         self._closed = True
         self.stop()
-        for kind in ("prepare", "prefetch", "choices"):
+        for kind in ("prepare", "imports", "prefetch", "choices"):
             self.runner.stop(kind)
         self.images.close()
         self.models.close()

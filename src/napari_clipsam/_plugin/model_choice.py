@@ -67,8 +67,6 @@ class ModelChoice:
         """
 
         def work() -> Iterator[Any]:
-            # napari needs it for the first layer of points, and would stand still meanwhile.
-            importlib.import_module("pandas")
             avoid_llvm_clash()
             yield choices.model_choices(self.setup)
             if former is not None:
@@ -88,6 +86,7 @@ class ModelChoice:
             self._to.on_error(error)
 
         self._to.runner.submit(Job("prepare", work, Urgency.WORD, on_value=ready, on_error=failed))
+        self._to.runner.submit(Job("imports", _import_for_points, Urgency.PREFETCH))
 
     def on_loaded(self, value: Loaded) -> None:
         """Show the model that is ready now."""
@@ -114,3 +113,9 @@ class ModelChoice:
     def _offer(self, found: dict[str, Any]) -> None:
         """Offer the models and adapters that were found."""
         self._to.update(**{**found, "adapters": (*found["adapters"], *self._chosen.unsaved)})
+
+
+def _import_for_points() -> Iterator[Any]:
+    """What napari needs for its first layer of points, and would stand still for meanwhile."""
+    importlib.import_module("pandas")
+    yield from ()
