@@ -51,10 +51,18 @@ def adapter(model: LoadedModel) -> Adapter:
     return made.with_info(words=("blobs",), threshold=0.999)
 
 
-def test_the_threshold_is_left_aside_and_comes_back(model: LoadedModel, adapter: Adapter) -> None:
-    scores = Scorer(model, [example(0), example(1)], "concept").measure(adapter)
-    assert adapter.info.threshold == 0.999
-    assert len(scores.presence) == 2
+def test_the_threshold_is_left_aside_but_not_for_those_who_ask_meanwhile(
+    model: LoadedModel, adapter: Adapter
+) -> None:
+    seen: list[float | None] = []
+    scorer = Scorer(
+        model, [example(0), example(1)], "concept", lambda: seen.append(adapter.info.threshold)
+    )
+    scores = scorer.measure(adapter)
+    scorer.presences(adapter, ["cars"])
+    assert seen and set(seen) == {0.999}
+    assert len(scores.presence) == 2 and max(scores.presence) < 0.999
+    assert scores.preview.mask.any(), "nothing is refused"
     assert scores.preview.example.plane.name == "stack Z=0"
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -103,15 +103,15 @@ class Scorer:
         ious: list[float] = []
         presences: list[float] = []
         preview: Preview | None = None
-        with self._using(adapter):
-            for example in self.examples:
-                mask, presence = self._concept(example, example.words[0])
-                overlaps.append(_known_dice(mask, example))
-                if presence is not None:
-                    presences.append(presence)
-                preview = preview or Preview(example, mask)
-                if self.goal != "concept" and example.objects:
-                    ious += self._objects(example)
+        self._use(adapter)
+        for example in self.examples:
+            mask, presence = self._concept(example, example.words[0])
+            overlaps.append(_known_dice(mask, example))
+            if presence is not None:
+                presences.append(presence)
+            preview = preview or Preview(example, mask)
+            if self.goal != "concept" and example.objects:
+                ious += self._objects(example)
         assert preview is not None
         by_object = fmean(ious) if ious else None
         by_word = fmean(overlaps) if self.goal != "object" or by_object is None else None
@@ -124,30 +124,25 @@ class Scorer:
         self._segmenter.check = None
         end = time.perf_counter() + seconds
         found: list[float] = []
-        with self._using(adapter):
-            for word in words:
-                for example in self.examples:
-                    presence = self._concept(example, word)[1]
-                    if presence is not None:
-                        found.append(presence)
-                    if time.perf_counter() > end:
-                        return found
+        self._use(adapter)
+        for word in words:
+            for example in self.examples:
+                presence = self._concept(example, word)[1]
+                if presence is not None:
+                    found.append(presence)
+                if time.perf_counter() > end:
+                    return found
         return found
 
-    @contextmanager
-    def _using(self, adapter: Adapter | None) -> Iterator[None]:
-        """Answer with an adapter that tells presence and refuses nothing."""
-        if adapter is None:
-            self._segmenter.set_adapter(None)
-            yield
-            return
-        info = adapter.info
-        threshold = 0.0 if adapter.config.object_mode else None
-        try:
-            self._segmenter.set_adapter(adapter.with_info(threshold=threshold))
-            yield
-        finally:
-            adapter.info = info
+    def _use(self, adapter: Adapter | None) -> None:
+        """Answer with an adapter that tells presence and refuses nothing.
+
+        It is a copy that shares the weights: others may answer with this very adapter meanwhile.
+        """
+        if adapter is not None:
+            threshold = 0.0 if adapter.config.object_mode else None
+            adapter = copy.copy(adapter).with_info(threshold=threshold)
+        self._segmenter.set_adapter(adapter)
 
     def _concept(self, example: Example, word: str) -> tuple[NDArray[np.bool_], float | None]:
         self._segmenter.set_plane(example.plane)
