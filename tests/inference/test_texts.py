@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 import torch
-from tiny import tiny_clip
+from tiny import tiny_clip, tiny_sam
 
+from napari_clipsam.inference.encoding import PlaneEncoder
 from napari_clipsam.inference.segmenter import Segmenter
 from napari_clipsam.inference.texts import TextFile
 from napari_clipsam.models.clip import Clip
@@ -99,3 +101,13 @@ def test_a_folder_that_cannot_be_written_ends_no_answer(clip: Clip, tmp_path: Pa
     kept = text_file(clip, tmp_path / "file")
     kept.put("nuclei", torch.ones(clip.dim))
     assert kept.get("nuclei") is None
+
+
+def test_a_full_disk_ends_no_answer_and_the_session_still_knows_the_word(
+    clip: Clip, tmp_path: Path, full_disk: Callable[[], AbstractContextManager[None]]
+) -> None:
+    encoder = PlaneEncoder(tiny_sam(), clip, CPU, torch.float32, 0, texts=tmp_path)
+    with full_disk():
+        first = encoder.text("nuclei")
+    assert torch.equal(encoder.text("nuclei"), first)
+    assert encoder.calls["text"] == 1 and not list(tmp_path.iterdir())

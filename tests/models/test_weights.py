@@ -8,6 +8,7 @@ import pickle
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,6 @@ from torch import Tensor, nn
 
 from napari_clipsam._folders import user_folder
 from napari_clipsam.errors import ConfigError, OutputError, WeightsError
-from napari_clipsam.models import weights
 from napari_clipsam.models.clip import ClipConfig, build_clip
 from napari_clipsam.models.reading import read_header
 from napari_clipsam.models.sam import SAM_CONFIGS, Sam
@@ -563,18 +563,13 @@ def test_a_clip_header_that_describes_no_clip_is_refused(tmp_path: Path) -> None
 
 
 def test_a_write_that_fails_leaves_the_old_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, full_disk: Callable[[], AbstractContextManager[None]]
 ) -> None:
     path = tmp_path / "sam.safetensors"
     save_sam(tiny_sam(0), path)
     before = path.read_bytes()
 
-    def full_disk(tensors: object, part: Path, metadata: object) -> None:
-        part.write_bytes(b"half a file")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(weights, "save_file", full_disk)
-    with pytest.raises(OutputError, match="No space left on device"):
+    with full_disk(), pytest.raises(OutputError, match="Free some space"):
         save_sam(tiny_sam(1), path)
 
     assert path.read_bytes() == before

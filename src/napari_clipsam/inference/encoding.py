@@ -241,11 +241,9 @@ class PlaneEncoder:
         """Feature (D,) of a word, or of what all words share for None."""
         if word not in self._texts:
             found = None if self._text_file is None else self._text_file.get(word)
-            if found is None:
-                found = require_finite(make())
-                if self._text_file is not None:
-                    self._text_file.put(word, found)
-            self._texts[word] = found
+            self._texts[word] = require_finite(make()) if found is None else found
+            if found is None and self._text_file is not None:
+                self._text_file.put(word, self._texts[word])
         return self._texts[word]
 
     def _run_text(self, word: str) -> Tensor:

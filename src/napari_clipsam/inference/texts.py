@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from napari_clipsam._folders import user_folder
 from napari_clipsam.errors import OutputError
@@ -75,7 +75,7 @@ class TextFile:
         with contextlib.suppress(OSError, OutputError):
             self._folder.mkdir(parents=True, exist_ok=True)
             with replacing(self._path, overwrite=True) as part:
-                save_file(kept, part)
+                part.write_bytes(save(kept))
 
     @cached_property
     def _path(self) -> Path | None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from napari_clipsam.errors import ConfigError, WeightsError
@@ -283,8 +284,12 @@ def _save(
 ) -> None:
     tensors = {name: _stored(value.detach().cpu(), half) for name, value in state.items()}
     with replacing(path, overwrite=True) as part:
-        # One entry in the header: safetensors writes several in a random order.
-        save_file(tensors, part, metadata=header)
+        try:
+            # One entry in the header: safetensors writes several in a random order.
+            save_file(tensors, part, metadata=header)
+        except SafetensorError as error:
+            # A full disk, too, which `replacing` knows how to tell.
+            raise OSError(str(error)) from error
 
 
 def _stored(tensor: Tensor, half: bool) -> Tensor:
