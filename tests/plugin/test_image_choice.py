@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
+from queue import Queue
 
 import numpy as np
 import pytest
@@ -95,13 +96,26 @@ def test_answers_about_what_is_gone_are_dropped(viewer: ViewerModel, tmp_path: P
 def test_the_layer_for_the_answer_is_made_while_the_model_works(
     viewer: ViewerModel, tmp_path: Path
 ) -> None:
-    runner = ThreadRunner(lambda call: None, begun=False)
+    calls: Queue[Callable[[], None]] = Queue()
+    runner = ThreadRunner(calls.put, begun=False)
     viewer.add_image(np.zeros((40, 50)), name="cells")
     controller = make_controller(viewer, tmp_path, runner)
-    assert [layer.name for layer in viewer.layers] == ["cells"]
     controller.find("nuclei")
+    assert [layer.name for layer in viewer.layers] == ["cells"], "imports come first"
+    runner.begin()
+    while not controller.models.is_loaded:
+        calls.get(timeout=60)()
     assert [layer.name for layer in viewer.layers] == ["cells", "cells preview"]
-    assert engine(controller).asked == []
+    assert controller.state.busy is not None
+    while controller.state.busy is not None:
+        calls.get(timeout=60)()
+
+    viewer.add_image(np.zeros((40, 50)), name="more")
+    controller.clear()
+    controller.set_image("more")
+    assert [layer.name for layer in viewer.layers] == ["cells", "more"]
+    controller.find("nuclei")
+    assert [layer.name for layer in viewer.layers] == ["cells", "more", "more preview"]
     runner.close()
 
 

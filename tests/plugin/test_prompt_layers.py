@@ -9,9 +9,11 @@ import pytest
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from mouse import click, drag
 from napari.components import ViewerModel
 from napari.utils.notifications import notification_manager
+from scipy.ndimage import binary_erosion
 
 from napari_clipsam._plugin.layers import LayerImage, open_layer
 from napari_clipsam._plugin.marks import (
@@ -23,7 +25,7 @@ from napari_clipsam._plugin.marks import (
     polygon_mask,
 )
 from napari_clipsam._plugin.placed_marks import COLOURS
-from napari_clipsam._plugin.preview import PreviewLayer, empty_labels
+from napari_clipsam._plugin.preview import PreviewLayer, edge_of, empty_labels
 from napari_clipsam._plugin.prompt_layers import PromptLayers
 from napari_clipsam.inference.requests import ObjectMask
 from napari_clipsam.prompts import Prompts
@@ -524,6 +526,15 @@ def test_a_deleted_preview_comes_back_with_the_next_answer(viewer: ViewerModel) 
     assert preview.labels.data.any()
     preview.similarity((3, None, None), np.ones((4, 5), np.float32))
     assert preview.overlay in viewer.layers
+
+
+@given(
+    hnp.arrays(np.bool_, hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=12)),
+    st.integers(1, 4),
+)
+def test_an_outline_is_what_erosion_takes_away(mask: np.ndarray, width: int) -> None:
+    inner = binary_erosion(mask, iterations=width)
+    np.testing.assert_array_equal(edge_of(mask, width), mask & ~inner)
 
 
 def test_labels_too_large_for_memory_take_none_while_they_are_empty(viewer: ViewerModel) -> None:

@@ -137,8 +137,16 @@ class Asking:
                 need=key if target == "object" else None,
             )
         )
-        # While the model works: making layers takes napari a good part of a second.
-        self._to.focus.expect_answer()
+        if self._to.models.is_loaded:
+            self.make_room()
+
+    def make_room(self) -> None:
+        """Where somebody waits, make the layers for the answer while the model works.
+
+        That takes napari a good part of a second, and more while the model is being imported.
+        """
+        if self._awaited is not None and self._to.state.busy is not None:
+            self._to.focus.expect_answer()
 
     def _on_answer(self, ask: Ask, adds: bool, value: Loaded | Similar | Tiles | Found) -> None:
         if isinstance(value, Loaded):

@@ -85,13 +85,14 @@ class ModelChoice:
             self._chosen.choose(self._to.state.model, self._to.state.adapter, self.clip)
             self._to.on_error(error)
 
+        self._to.runner.submit(Job("imports", _import_for_layers, Urgency.WORD))
         self._to.runner.submit(Job("prepare", work, Urgency.WORD, on_value=ready, on_error=failed))
-        self._to.runner.submit(Job("imports", _import_for_points, Urgency.PREFETCH))
 
     def on_loaded(self, value: Loaded) -> None:
         """Show the model that is ready now."""
         self.is_loaded = True
         self._to.update(device=value.device, known_words=value.words)
+        self._to.asking.make_room()
 
     def _on_chosen(self, model: str, adapter: str) -> None:
         """Another dock chose."""
@@ -115,7 +116,10 @@ class ModelChoice:
         self._to.update(**{**found, "adapters": (*found["adapters"], *self._chosen.unsaved)})
 
 
-def _import_for_points() -> Iterator[Any]:
-    """What napari needs for its first layer of points, and would stand still for meanwhile."""
+def _import_for_layers() -> Iterator[Any]:
+    """What napari imports when it makes its first layer of points or labels.
+
+    While torch is imported here, that takes napari's own thread seconds, and it stands still.
+    """
     importlib.import_module("pandas")
     yield from ()

@@ -241,6 +241,8 @@ def test_seconds_are_counted_where_nobody_knows_how_far_it_is(
     assert progress.label.text() == "Looking for nuclei"
     qtbot.waitUntil(lambda: progress.label.text() == "Looking for nuclei, 1 s")
     assert (progress.bar.value(), progress.bar.maximum()) == (0, 1), "a bar without end is dear"
+    controls.show(replace(IMAGE, busy=Progress("Looking for cells")))
+    assert progress.label.text() == "Looking for cells"
     controls.show(replace(IMAGE, busy=Progress("Looking for nuclei", 1, 9)))
     assert progress.label.text() == "Looking for nuclei"
     controls.show(IMAGE)

@@ -333,7 +333,7 @@ class ProgressRow(QWidget):
 
     def show_progress(self, progress: Progress | None) -> None:
         """Show a job that runs on, or that there is none."""
-        if self._progress is None:
+        if self._progress is None or progress is None or progress.text != self._progress.text:
             self._begun = time.monotonic()
         self._progress = progress
         if progress is None:
