@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -54,4 +56,6 @@ def test_what_comes_after_the_last_step_is_missing_from_the_budget() -> None:
 
 
 def test_with_steps_alone_there_is_always_time() -> None:
-    assert Pace(FitSettings(minutes=None, steps=5)).reserve_settling(1e6, 1, 4) == 4
+    pace = Pace(FitSettings(minutes=None, steps=5))
+    assert pace.reserve_settling(1e6, 1, 4) == 4 and pace.asking == math.inf
+    assert Pace(FitSettings(minutes=3.0)).asking == pytest.approx(18)

@@ -10,6 +10,7 @@ from lessons import example, tiny_model
 
 from napari_clipsam.adapters.base import AdapterConfig
 from napari_clipsam.adapters.inject import Adapter, build_adapter
+from napari_clipsam.errors import Stopped
 from napari_clipsam.models.registry import LoadedModel
 from napari_clipsam.training.metrics import dice
 from napari_clipsam.training.scoring import (
@@ -100,3 +101,24 @@ def test_presences_end_in_time(model: LoadedModel, adapter: Adapter) -> None:
     scorer = Scorer(model, [example(0), example(1)], "concept")
     assert len(scorer.presences(adapter, ["cars", "trees"])) == 4
     assert len(scorer.presences(adapter, ["cars", "trees"], seconds=0.0)) == 1
+
+
+def test_a_stop_ends_presences_with_what_was_found(model: LoadedModel, adapter: Adapter) -> None:
+    calls: list[int] = []
+    most = 10**6
+
+    def check() -> None:
+        calls.append(1)
+        if len(calls) > most:
+            raise Stopped("Stopped.")
+
+    def asked() -> int:
+        calls.clear()
+        scorer = Scorer(model, [example(0), example(1)], "concept", check)
+        return len(scorer.presences(adapter, ["cars", "trees"]))
+
+    assert asked() == 4 and calls, "others go first"
+    most = 3 * len(calls) // 4
+    assert 0 < asked() < 4
+    most = 0
+    assert asked() == 0

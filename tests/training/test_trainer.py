@@ -246,6 +246,25 @@ def test_a_stop_keeps_the_best_within_a_second(model: LoadedModel) -> None:
     assert result.adapter.info.words == ("blobs",)
 
 
+def test_a_stop_at_the_end_asks_for_no_more_words(
+    model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    presences = trainer.Scorer.presences
+    at_end: list[int] = []
+
+    def stopped(self: trainer.Scorer, *about: Any) -> list[float]:
+        at_end.append(0)
+        found = presences(self, *about)
+        at_end.append(len(found))
+        return found
+
+    monkeypatch.setattr(trainer.Scorer, "presences", stopped)
+    settings = replace(QUICK, steps=4)
+    result = result_of(list(fit(model, split(), settings, stop=lambda: bool(at_end))))
+    assert at_end == [0, 0]
+    assert result.reason == "budget" and 0 < result.adapter.info.threshold <= 0.5
+
+
 def test_a_stop_before_anything_was_measured_says_so(model: LoadedModel) -> None:
     with pytest.raises(Stopped):
         list(fit(model, split(), QUICK, stop=lambda: True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING
 
@@ -53,6 +54,12 @@ class Pace:
             return (1 - self.progress) * 60 * self._settings.minutes
         return self.seconds / self.progress * (1 - self.progress) if self.progress > 0 else 0.0
 
+    @property
+    def asking(self) -> float:
+        """Seconds that asking for words that are not there may take."""
+        minutes = self._settings.minutes
+        return math.inf if minutes is None else SETTLE_SHARE * 60 * minutes
+
     def share(self, step: int, seconds: float) -> float:
         """Share of the budget that some steps and seconds are, 0..1."""
         done = 0.0
@@ -84,11 +91,10 @@ class Pace:
         """
         chosen = min(SETTLED_ON - held_out, learnt)
         # A later answer has the trunk already.
-        asking = ABSENT_ASKED * held_out * plane / 2
+        asking = min(ABSENT_ASKED * held_out * plane / 2, self.asking)
         if self._settings.minutes is not None:
             allowed = SETTLE_SHARE * 60 * self._settings.minutes
             chosen = min(chosen, int(allowed / (2 * plane)) - held_out)
-            asking = min(asking, allowed)
         chosen = max(0, chosen)
         self._reserved = asking + (2 * plane * (chosen + held_out) if chosen else 0.0)
         return chosen

@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from napari_clipsam.errors import OutOfMemory, Stopped
 from napari_clipsam.inference.segmenter import Segmenter
 from napari_clipsam.prompts import Prompts
 from napari_clipsam.training.events import Preview
@@ -120,18 +122,18 @@ class Scorer:
     def presences(
         self, adapter: Adapter, words: Sequence[str], seconds: float = float("inf")
     ) -> list[float]:
-        """Presence of each word on each plane, as far as some seconds allow; never stopped."""
-        self._segmenter.check = None
+        """Presence of each word on each plane, as far as a stop, memory and some seconds allow."""
         end = time.perf_counter() + seconds
         found: list[float] = []
         self._use(adapter)
-        for word in words:
-            for example in self.examples:
-                presence = self._concept(example, word)[1]
-                if presence is not None:
-                    found.append(presence)
-                if time.perf_counter() > end:
-                    return found
+        with suppress(Stopped, OutOfMemory):
+            for word in words:
+                for example in self.examples:
+                    presence = self._concept(example, word)[1]
+                    if presence is not None:
+                        found.append(presence)
+                    if time.perf_counter() > end:
+                        return found
         return found
 
     def _use(self, adapter: Adapter | None) -> None:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["fit"]
 
 SCORES_A_RUN = 20
-_SAVE_SECONDS, _TELL_SECONDS, _STOP_SECONDS = 20.0, 0.5, 0.5
+_SAVE_SECONDS, _TELL_SECONDS = 20.0, 0.5
 # Views of a plane and in all; the share of the time that making them may take.
 _MOST_VIEWS, _ALL_VIEWS, ENCODE_SHARE = 12, 64, 0.15
 BATCH = {"cpu": 1, "gpu": 4}
@@ -324,7 +324,7 @@ class _Run:
                 (self.first_scores, self.best_scores),
                 self.best_step,
                 share,
-                _STOP_SECONDS if self.stop() else float("inf"),
+                self.pace.asking,
             )
         result = TrainResult(
             kept,
