@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -29,6 +29,7 @@ __all__ = [
     "Record",
     "Unreadable",
     "free_stem",
+    "numbered",
     "save",
     "take_lock",
     "title",
@@ -50,7 +51,7 @@ class Record:
     Attributes
     ----------
     stem : str
-        Name of its files.
+        Name of its files; "" where none could be made.
     words : tuple of str
     image, labels : str
         Names of the layers.
@@ -153,10 +154,16 @@ def free_stem(folder: Path, name: str) -> str:
     """A file name for a title, without its ending, that no file in the folder has."""
     stem = _FORBIDDEN.sub("-", name).strip(" .") or "adapter"
     stem = stem.encode()[:_MOST_BYTES].decode(errors="ignore").strip(" .")
-    free, number = stem, 1
-    while any((folder / (free + ending)).exists() for ending in (_ADAPTER, _STATE, _RECORD)):
+    endings = (_ADAPTER, _STATE, _RECORD)
+    return numbered(stem, lambda free: any((folder / (free + e)).exists() for e in endings))
+
+
+def numbered(name: str, is_taken: Callable[[str], bool]) -> str:
+    """The name, with a number behind it where it is taken."""
+    free, number = name, 1
+    while is_taken(free):
         number += 1
-        free = f"{stem} {number}"
+        free = f"{name} {number}"
     return free
 
 
@@ -185,8 +192,9 @@ def save(result: TrainResult, record: Record, folder: Path, day: date) -> Path:
     adapter.with_info(provenance={**adapter.info.provenance, **source})
     make_folder(folder)
     path = record.file(folder)
-    if path.exists():
-        path = path.with_name(free_stem(folder, record.stem) + _ADAPTER)
+    if not record.stem or path.exists():
+        name = record.stem or title(record.words, record.image, day)
+        path = path.with_name(free_stem(folder, name) + _ADAPTER)
     return save_adapter(adapter, path)
 
 

@@ -10,7 +10,7 @@ from napari_clipsam._plugin import commands, teach_wording, wording
 from napari_clipsam._plugin.engine import Lent, Loaded
 from napari_clipsam._plugin.runner import Job, Urgency
 from napari_clipsam._plugin.state import Choice, Hint, Progress
-from napari_clipsam._plugin.taught import IN_MEMORY, Record, save, title
+from napari_clipsam._plugin.taught import IN_MEMORY, Record, numbered, save, title
 from napari_clipsam._plugin.teach_lesson import Kept, Plan, Prepared, lesson
 from napari_clipsam._plugin.teach_preview import TeachPreview
 from napari_clipsam._plugin.teach_state import Curve
@@ -209,12 +209,13 @@ class TeachRun:
     def _kept(self, event: Kept) -> dict[str, Any]:
         assert self._record is not None and self._result is not None
         record, engine, chosen = self._record, self._to.engine, self._to.chosen
-        name = title(record.words, record.image, self._to.today())
         if event.path is not None:
             self._outcome = _Outcome(record, self._result, event.path.stem, str(event.path))
             chosen.renewed.emit()
             saved, tip = f"Saved as {event.path.stem}", f"In {event.path.parent}"
             return {"saved": saved, "saved_tip": tip, "can_save": False}
+        name = title(record.words, record.image, self._to.today())
+        name = numbered(name, lambda free: IN_MEMORY + free in engine.in_memory)
         adapter = IN_MEMORY + name
         self._outcome = _Outcome(record, self._result, name, adapter)
         engine.in_memory[adapter] = self._result.adapter
@@ -296,10 +297,7 @@ class TeachRun:
         def work() -> Iterator[Path]:
             from napari_clipsam.adapters.library import adapters_folder
 
-            record, folder = outcome.record, adapters_folder()
-            if not record.stem:
-                record = replace(record, stem=outcome.name)
-            yield save(outcome.result, record, folder, to.today())
+            yield save(outcome.result, outcome.record, adapters_folder(), to.today())
 
         def done(path: Path) -> None:
             self._outcome = replace(outcome, name=path.stem, adapter=str(path))

@@ -183,10 +183,40 @@ def test_a_full_disk_leaves_the_result_in_memory(
     assert teacher.chosen.unsaved == () and hint(teacher) == ""
 
 
+def test_results_that_could_not_be_saved_are_told_apart(
+    teacher: TeachController, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> Path:
+        raise OutputError("The disk is full. Free some space.")
+
+    monkeypatch.setattr("napari_clipsam._plugin.teach_lesson.save", full)
+    teacher.teach()
+    teacher.teach()
+    first, second = f"memory:{NAME}", f"memory:{NAME} 2"
+    assert [choice.value for choice in teacher.chosen.unsaved] == [first, second]
+    assert teacher.state.saved == f"Not saved: {NAME} 2"
+    assert teacher.chosen.adapter == second
+    held = engine(teacher).in_memory
+    assert held[first] is not held[second]
+    teacher.roll_back()
+    assert teacher.chosen.adapter == first, "it went on from the first"
+
+
+def test_a_folder_that_comes_back_while_it_learns_is_written_to(
+    teacher: TeachController, library: Path
+) -> None:
+    library.write_text("a file is in the way")
+    fit_of(teacher).on_step = lambda: library.is_file() and library.unlink()
+    teacher.teach()
+    assert teacher.state.saved == f"Saved as {NAME}"
+    assert [file.name for file in library.iterdir()] == [f"{NAME}.safetensors"]
+
+
 def test_a_folder_that_cannot_be_written_is_said_at_once(
     teacher: TeachController, library: Path
 ) -> None:
     library.write_text("a file is in the way")
+    teacher.set_words("a/b: c?")
     fit_of(teacher).reason = "stopped"
     teacher.teach()
     assert fit_of(teacher).asked[0].checkpoint is None, "it learns all the same"
@@ -194,4 +224,4 @@ def test_a_folder_that_cannot_be_written_is_said_at_once(
     assert "cannot be written to" in hint(teacher) and teacher.state.can_save
     library.unlink()
     teacher.save_again()
-    assert teacher.state.saved == f"Saved as {NAME}"
+    assert teacher.state.saved == "Saved as a-b- c- (em, 22 Nov)"
