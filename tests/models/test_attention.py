@@ -1,17 +1,22 @@
 """The fused attention against `segment_anything`'s own."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 from segment_anything.modeling.image_encoder import (
     Attention,
+    get_rel_pos,
     window_partition,
     window_unpartition,
 )
 from tiny import randomise
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from napari_clipsam.models import attention_ways as ways
-from napari_clipsam.models.attention import Windows, grid_attention
+from napari_clipsam.models.attention import Windows, _position_terms, grid_attention
 
 DIM, HEADS = 24, 3
 
@@ -60,6 +65,40 @@ def test_only_some_rows_of_the_bias_are_held_at_once(monkeypatch: pytest.MonkeyP
     grid_attention(make_attention((4, 7)).requires_grad_(False), tokens(2, 4, 7))
 
     assert max(held) <= limit and sum(held) == 2 * HEADS * 28 * 28
+
+
+@pytest.mark.parametrize("windows", [Windows(), Windows(4)])
+def test_nothing_is_copied_from_the_computers_memory(windows: Windows) -> None:
+    """A copy waits for the device; one without memory tells where each step takes place."""
+    places = set()
+
+    class Watched(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, op: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            out = op(*args, **(kwargs or {}))
+            places.update(one.device.type for one in tree_leaves(out) if torch.is_tensor(one))
+            return out
+
+    attention = make_attention((4, 4)).to("meta").requires_grad_(False)
+    with Watched():
+        grid_attention(attention, torch.empty(2, 4, 4, DIM, device="meta"), windows)
+
+    assert places == {"meta"}
+
+
+@pytest.mark.parametrize(("side", "seen"), [(4, 4), (4, 3), (6, 5)])
+def test_positions_are_the_originals_to_the_bit(side: int, seen: int) -> None:
+    attention = make_attention((4, 4)).requires_grad_(False)
+    q = torch.randn(2, HEADS, seen, side, DIM // HEADS, generator=torch.Generator().manual_seed(0))
+    tables = [get_rel_pos(side, side, t) for t in (attention.rel_pos_h, attention.rel_pos_w)]
+    wanted = (
+        torch.einsum("bnhwd,hkd->bnhwk", q, tables[0][:seen]).flatten(2, 3),
+        torch.einsum("bnhwd,wkd->bnhwk", q, tables[1]).flatten(2, 3),
+    )
+
+    for found, one in zip(_position_terms(attention, q, (side, side)), wanted, strict=True):
+        assert torch.equal(found, one)
 
 
 def test_relative_positions_are_not_a_detail() -> None:

@@ -6,7 +6,7 @@ How the bias of relative positions enters is up to `attention_ways`.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -15,12 +15,14 @@ from napari_clipsam.models.attention_ways import fastest
 from napari_clipsam.models.stock import get_rel_pos
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Hashable, Iterator
 
     from segment_anything.modeling.image_encoder import Attention
     from torch import Tensor
 
 __all__ = ["Windows", "grid_attention"]
+
+T = TypeVar("T")
 
 
 class Windows(NamedTuple):
@@ -69,9 +71,7 @@ def grid_attention(
     size = windows.size
     if not size:
         return attn.proj(_attend(attn, project(x), None, (h, w)).view(b, h, w, c))
-    # A compiler does not see the cache, and says so.
-    lay = _layout if torch.compiler.is_compiling() else _kept_layout
-    layout = lay(b, h, w, size, x.device)
+    layout = _layout(b, h, w, size, x.device)
     packed = project(x.flatten(0, 2)[layout.order])
     filler = x.new_zeros(c) if windows.filler is None else windows.filler
     padding = project(filler[None])[0]
@@ -80,6 +80,19 @@ def grid_attention(
         for shape, part in zip(layout.shapes, packed.split(layout.counts), strict=True)
     ]
     return attn.proj(torch.cat(seen))[layout.back].view(b, h, w, c)
+
+
+def _kept(make: Callable[..., T]) -> Callable[..., T]:
+    """Make what depends on sizes and a device once; anew for who writes down what is computed."""
+    cached = lru_cache(maxsize=16)(make)
+
+    def get(*args: Hashable) -> T:
+        # A compiler does not see a cache, and says so; in a trace it would be a constant.
+        if torch.jit.is_tracing() or torch.compiler.is_compiling():  # type: ignore[attr-defined]
+            return make(*args)
+        return cached(*args)
+
+    return get
 
 
 class _Layout(NamedTuple):
@@ -95,6 +108,7 @@ class _Layout(NamedTuple):
     counts: list[int]
 
 
+@_kept
 def _layout(b: int, h: int, w: int, size: int, device: torch.device) -> _Layout:
     # What inference mode makes could not be used by training later.
     with torch.inference_mode(False):
@@ -108,9 +122,6 @@ def _layout(b: int, h: int, w: int, size: int, device: torch.device) -> _Layout:
                 shapes.append((part.numel() // (rows * cols), rows, cols))
         order = torch.cat(kinds)
         return _Layout(order, order.argsort(), shapes, [len(kind) for kind in kinds])
-
-
-_kept_layout = lru_cache(maxsize=16)(_layout)
 
 
 def _bands(n: int, size: int) -> Iterator[tuple[slice, int]]:
@@ -164,8 +175,23 @@ def _position_terms(attn: Attention, q: Tensor, grid: tuple[int, int]) -> tuple[
 
     The queries (B, heads, h, w, d) lie in the upper left corner of the grid.
     """
-    row_table = get_rel_pos(grid[0], grid[0], attn.rel_pos_h)[: q.shape[2]].to(q.dtype)
-    col_table = get_rel_pos(grid[1], grid[1], attn.rel_pos_w)[: q.shape[3]].to(q.dtype)
+    row_table = _positions(grid[0], attn.rel_pos_h)[: q.shape[2]].to(q.dtype)
+    col_table = _positions(grid[1], attn.rel_pos_w)[: q.shape[3]].to(q.dtype)
     rows = torch.einsum("bnhwd,hkd->bnhwk", q, row_table).flatten(2, 3)
     cols = torch.einsum("bnhwd,wkd->bnhwk", q, col_table).flatten(2, 3)
     return rows, cols
+
+
+def _positions(side: int, table: Tensor) -> Tensor:
+    """Entries of a table (L, d) for each place along a side as seen from each, (side, side, d)."""
+    if table.shape[0] != 2 * side - 1:
+        return get_rel_pos(side, side, table)
+    # The original's index comes from the computer's memory: in every block a GPU waits for it.
+    return table[_distances(side, table.device)]
+
+
+@_kept
+def _distances(side: int, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        places = torch.arange(side, device=device)
+        return places[:, None] - places + (side - 1)
