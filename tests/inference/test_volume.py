@@ -37,7 +37,7 @@ from napari_clipsam.inference.volume import (
     find_planes,
     segment_volume,
 )
-from napari_clipsam.inference.volume_files import unfinished_folder
+from napari_clipsam.inference.volume_files import VolumeFile, unfinished_folder
 from napari_clipsam.models.registry import LoadedModel
 from napari_clipsam.planes import Stack, open_image, read_labels
 
@@ -326,15 +326,16 @@ def test_an_unfinished_result_of_something_else_is_not_gone_on_with(
     assert len(run(finder, replace(task, target="instances"), output, overwrite=True)) == 6
 
 
+@pytest.mark.parametrize("soon_free", [False, True])
 def test_a_full_disk_keeps_what_is_finished(
-    finder: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finder: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, soon_free: bool
 ) -> None:
     task, output = VolumeTask(open_image(noise()), (WORD,), "instances"), tmp_path / "a.ome.zarr"
     run(finder, task, tmp_path / "whole.ome.zarr")
-    write = LabelPyramid.write
+    write, fails = LabelPyramid.write, iter([True] if soon_free else [True] * 9)
 
     def full(self: LabelPyramid, held: tuple[int, ...], plane: NDArray) -> None:
-        if held == (3,):
+        if held == (3,) and next(fails, False):
             raise OSError(errno.ENOSPC, "No space left on device")
         write(self, held, plane)
 
@@ -344,6 +345,48 @@ def test_a_full_disk_keeps_what_is_finished(
     monkeypatch.setattr(LabelPyramid, "write", write)
     assert [one.done for one in run(finder, task, output)] == [4, 5, 6]
     np.testing.assert_array_equal(labels_in(output), labels_in(tmp_path / "whole.ome.zarr"))
+
+
+def test_several_tiffs_are_moved_to_their_places_together(
+    finder: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = VolumeTask(open_image(noise()), (WORD, "discs"))
+    outputs = {WORD: tmp_path / "a.tif", "discs": tmp_path / "b.tif"}
+    write, written = tifffile.imwrite, 0
+
+    def second_is_full(*args: Any, **options: Any) -> None:
+        nonlocal written
+        written += 1
+        if written == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(*args, **options)
+
+    monkeypatch.setattr(tifffile, "imwrite", second_is_full)
+    with pytest.raises(OutputError, match=r"b\.tif could.*finished are kept"):
+        list(segment_volume(finder, task, outputs))
+    assert not outputs[WORD].exists(), "the same command could not go on"
+    assert [one.done for one in segment_volume(finder, task, outputs)] == [6]
+    assert outputs[WORD].exists() and outputs["discs"].exists()
+
+
+def test_nothing_is_in_the_way_where_nothing_was_written(
+    finder: Segmenter, tmp_path: Path
+) -> None:
+    task, output = VolumeTask(open_image(noise()), (WORD,)), tmp_path / "a.ome.zarr"
+    VolumeFile(output, task.layout, {"word": "another"}, overwrite=False).close()
+    assert run(finder, task, output)[0].done == 1
+
+
+def test_what_a_killed_replacement_left_is_not_in_the_way(
+    finder: Segmenter, tmp_path: Path
+) -> None:
+    task, output = VolumeTask(open_image(noise()), (WORD,)), tmp_path / "a.ome.zarr"
+    run(finder, task, output)
+    left = unfinished_folder(output) / "former"
+    left.mkdir(parents=True)
+    (left / "zarr.json").write_text("{}")
+    run(finder, task, output, overwrite=True)
+    assert labels_in(output).any() and not unfinished_folder(output).exists()
 
 
 @pytest.mark.parametrize("full", ["state.json", "a.tif"])

@@ -40,7 +40,7 @@ __all__ = [
 
 _TIFF = (".tif", ".tiff")
 _ZARR = ".zarr"
-_LABELS, _STATE, _LOCK = "labels.zarr", "state.json", "lock"
+_LABELS, _TIFF_PART, _STATE, _LOCK = "labels.zarr", "labels.tif", "state.json", "lock"
 _FORMAT = 1
 # For people, where the keys of what labels are made of say it otherwise.
 _NAMES = {
@@ -202,6 +202,7 @@ class VolumeFile:
         self._folder = unfinished_folder(path)
         self._made_of = {"format": _FORMAT, **json.loads(json.dumps(made_of))}
         self.done = self.count = 0
+        self._failed = False
         with _disk(path):
             self._folder.mkdir(exist_ok=True)
             self._lock = FileLock(self._folder / _LOCK)
@@ -218,26 +219,42 @@ class VolumeFile:
             raise
 
     def write(self, plane: NDArray[np.integer], count: int) -> None:
-        """Write the next plane; `count` objects were found so far."""
+        """Write the next plane; `count` objects were found so far.
+
+        Raises
+        ------
+        OutputError
+            The disk fails, or failed before: what comes later has another place.
+        """
+        if self._failed:
+            raise OutputError(f"{self.path} could not be written before this plane.")
+        self._failed = True
         with _disk(self.path):
             self._pyramid.write(self.layout.places[self.done], plane)
             self.done, self.count = self.done + 1, count
             self._save()
+        self._failed = False
 
     def read(self, number: int) -> NDArray[np.integer]:
         """Read a plane that is written."""
         return self._pyramid.read(self.layout.places[number])
 
-    def finish(self) -> None:
-        """Move what is whole to its place."""
+    def make_whole(self) -> None:
+        """Make the file that `finish` moves, still beside its place."""
         if self.path.suffix.lower() in _TIFF:
             self._write_tiff()
-        else:
-            with _disk(self.path):
-                former = self._folder / "former"
-                if self.path.exists():
-                    os.replace(self.path, former)
-                os.replace(self._folder / _LABELS, self.path)
+
+    def finish(self) -> None:
+        """Move what `make_whole` made to its place."""
+        is_tiff = self.path.suffix.lower() in _TIFF
+        former = self._folder / "former"
+        check_volume_output(self.path, self._overwrite)
+        with _disk(self.path):
+            if self.path.is_dir():
+                shutil.rmtree(former, ignore_errors=True)
+                os.replace(self.path, former)
+            os.replace(self._folder / (_TIFF_PART if is_tiff else _LABELS), self.path)
+        shutil.rmtree(former, ignore_errors=True)
         self.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -269,6 +286,8 @@ class VolumeFile:
             return False
         except (OSError, KeyError, TypeError, ValueError):
             made_of, done, count, pyramid = None, 0, 0, None
+        if pyramid is not None and done == 0:
+            return False
         same = made_of == self._made_of and pyramid is not None
         if pyramid is None or not same or pyramid.shape != self.layout.shape:
             if not self._overwrite:
@@ -278,7 +297,7 @@ class VolumeFile:
                 )
             return False
         self._pyramid, self.done, self.count = pyramid, done, count
-        return done > 0
+        return True
 
     def _save(self) -> None:
         state = {"made_of": self._made_of, "done": self.done, "count": self.count}
@@ -303,7 +322,7 @@ class VolumeFile:
                 }
         pages = (self._pyramid.read(place).astype(dtype) for place in layout.places)
         size = int(np.prod(layout.shape)) * dtype.itemsize
-        with _disk(self.path), replacing(self.path, self._overwrite) as part:
+        with _disk(self.path), replacing(self._folder / _TIFF_PART, overwrite=True) as part:
             tifffile.imwrite(
                 part,
                 pages,

@@ -120,6 +120,7 @@ def segment_objects(
         paint = partial(_painted, masks, task.stack.plane_shape)
         for z in range(file.done, len(task.stack)):
             file.write(paint(z), len(masks))
+        file.make_whole()
         file.finish()
     finally:
         file.close()

@@ -168,6 +168,8 @@ class VolumeResults:
         while self._waiting:
             self._waiting.popleft().result()
         for file in self._files:
+            file.make_whole()
+        for file in self._files:
             file.finish()
         if self.first == len(indices):
             # An earlier run was cut off when all was written: what it found is told now.
