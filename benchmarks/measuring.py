@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import platform
@@ -12,15 +11,16 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from napari_clipsam._machine import processor_name
 from napari_clipsam.inference.devices import synchronize
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
 
 __all__ = [
     "CLOCKS",
@@ -160,9 +160,7 @@ def run_apart(script: str | Path, words: Sequence[object]) -> Any:
 
 def environment(device: torch.device, clock: str) -> str:
     """The machine and the versions that the numbers belong to."""
-    name = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError):
-        name = next(_cpu_names(Path("/proc/cpuinfo").read_text("utf-8")), name)
+    name = processor_name()
     if device.type == "cuda":
         name = f"{torch.cuda.get_device_name(device)}; {name}"
     return (
@@ -170,12 +168,6 @@ def environment(device: torch.device, clock: str) -> str:
         f"{torch.__version__}; Python {platform.python_version()}; device {device.type}, "
         f"{clock} clock"
     )
-
-
-def _cpu_names(info: str) -> Iterator[str]:
-    for line in info.splitlines():
-        if line.startswith("model name"):
-            yield line.partition(":")[2].strip()
 
 
 def load() -> str:

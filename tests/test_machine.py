@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from napari_clipsam._machine import size_text
+from napari_clipsam import _machine
+from napari_clipsam._machine import processor_name, size_text
 
 
 @pytest.mark.parametrize(
@@ -23,3 +26,23 @@ from napari_clipsam._machine import size_text
 )
 def test_sizes_are_told_in_few_digits(size: float, text: str) -> None:
     assert size_text(size) == text
+
+
+@pytest.mark.parametrize(
+    ("info", "name"),
+    [
+        (b"processor\t: 0\nmodel name\t: Fast \xff CPU\nmodel name\t: Slow CPU", "Fast \ufffd CPU"),
+        (b"processor\t: 0", "riscv64"),
+        (None, "riscv64"),
+    ],
+)
+def test_a_processor_has_the_name_that_the_system_knows(
+    info: bytes | None, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if info is not None:
+        (tmp_path / "cpuinfo").write_bytes(info)
+    monkeypatch.setattr(_machine, "_CPU_INFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(_machine.platform, "processor", lambda: "")
+    monkeypatch.setattr(_machine.platform, "machine", lambda: "riscv64")
+
+    assert processor_name.__wrapped__() == name

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import platform
 import sys
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 from napari_clipsam.errors import PlaneError
 
-__all__ = ["Memory", "check_room", "folder_size", "memory", "size_text"]
+__all__ = ["Memory", "check_room", "folder_size", "memory", "processor_name", "size_text"]
 
 _CGROUPS = (
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
@@ -18,6 +20,7 @@ _CGROUPS = (
         "/sys/fs/cgroup/memory/memory.usage_in_bytes",
     ),
 )
+_CPU_INFO = Path("/proc/cpuinfo")
 # Besides the plane as read: RGB, mask and labels, and what compressing them takes.
 _BYTES_A_PIXEL = 6
 
@@ -59,6 +62,19 @@ def peak_memory() -> int | None:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+@cache
+def processor_name() -> str:
+    """The processor's model, or as much of it as the system says."""
+    try:
+        info = _CPU_INFO.read_text("utf-8", errors="replace")
+    except OSError:
+        info = ""
+    for line in info.splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def check_room(shape: tuple[int, int], bytes_a_pixel: int, name: str) -> None:

@@ -15,10 +15,12 @@ from napari_clipsam.models.attention_ways import WAYS, fastest, in_parts, with_c
 Call = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, float]
 
 
-def call(queries: int = 28, grid: tuple[int, int] = (4, 7), d: int = 6) -> Call:
+def call(
+    queries: int = 28, grid: tuple[int, int] = (4, 7), d: int = 6, lot: tuple[int, int] = (2, 3)
+) -> Call:
     h, w = grid
     shapes = ((queries, d), (h * w, d), (h * w, d), (queries, h), (queries, w))
-    return (*(torch.randn(2, 3, *shape) for shape in shapes), 0.4)
+    return (*(torch.randn(*lot, *shape) for shape in shapes), 0.4)
 
 
 @pytest.fixture
@@ -90,6 +92,27 @@ def test_each_shape_is_measured_on_its_own(clock: dict[str, float]) -> None:
     clock["parts"] = 2.0
 
     assert taken(*call(grid=(5, 7))) == "masks"
+
+
+def test_how_many_heads_of_how_many_images_matters_roughly(clock: dict[str, float]) -> None:
+    clock["parts"] = 0.5
+    assert taken(*call(lot=(2, 3))) == "parts"
+    clock["parts"] = 2.0
+
+    assert taken(*call(lot=(1, 8))) == taken(*call(lot=(5, 1))) == "parts"
+    assert taken(*call(lot=(1, 4))) == taken(*call(lot=(3, 3))) == "masks"
+
+
+def test_another_processor_with_the_same_folder_measures_on_its_own(
+    clock: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ways, "processor_name", lambda: "one")
+    clock["parts"] = 0.5
+    assert taken() == "parts"
+    clock["parts"] = 2.0
+    monkeypatch.setattr(ways, "processor_name", lambda: "another")
+
+    assert taken() == "masks"
 
 
 def test_nothing_is_measured_where_it_does_not_pay(

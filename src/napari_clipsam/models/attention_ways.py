@@ -20,16 +20,17 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import platform
 import time
 import uuid
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 
 from napari_clipsam._folders import user_folder
+from napari_clipsam._machine import processor_name
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -129,7 +130,9 @@ def fastest(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, cols: Tensor, scale: 
         others.clear()
     if not others or k.shape[2] < _MANY:
         return WAYS[default]
-    key = f"{_device(q.device)}, {q.dtype}, {k.shape[2]} keys of {q.shape[3]}"
+    # A mask takes fewer queries where heads and images are many; powers of two are near enough.
+    lots = 1 << (q.shape[0] * q.shape[1] - 1).bit_length()
+    key = f"{_device(q.device)}, {q.dtype}, {lots} x {k.shape[2]} keys of {q.shape[3]}"
     if key not in _chosen:
         _chosen.update(_read())
     if _chosen.get(key) not in WAYS:
@@ -144,7 +147,7 @@ def _device(device: torch.device) -> str:
         name = torch.cuda.get_device_name(device)
     else:
         capability = torch.backends.cpu.get_cpu_capability()
-        name = f"{platform.processor() or platform.machine()} {capability}"
+        name = f"{processor_name()} {capability}"
     return f"{device.type} {name}, torch {torch.__version__}"
 
 
@@ -166,6 +169,8 @@ def _measured(
     # A thread's own time, where it is alone, does not count what else the machine does.
     clock = time.thread_time if on_cpu else time.perf_counter
     wait = getattr(torch, q.device.type).synchronize
+    if q.is_cuda:
+        wait = partial(wait, q.device)
     times = dict.fromkeys(names, float("inf"))
     for _ in range(_TURNS):
         for name in names:
