@@ -60,8 +60,8 @@ class Asked:
 class FakeFit:
     """Answers with a score after each step; `scores` come one after the other.
 
-    `on_step` is called before each; `error` is raised after the last one; `saves` says whether its
-    state can be written.
+    `on_start` is called first and `on_step` before each; `error` is raised after the last one;
+    `saves` says whether its state can be written.
     """
 
     scores: tuple[float, ...] = (0.6, 0.78)
@@ -69,6 +69,7 @@ class FakeFit:
     reason: Reason = "budget"
     error: Exception | None = None
     saves: bool = True
+    on_start: Callable[[], None] = lambda: None
     on_step: Callable[[], None] = lambda: None
     asked: list[Asked] = field(default_factory=list)
 
@@ -84,6 +85,7 @@ class FakeFit:
         give_way: Callable[[], None] = lambda: None,
     ) -> Iterator[TrainEvent]:
         self.asked.append(Asked(split, settings, start, checkpoint, resume))
+        self.on_start()
         best, reason, curve = self.baseline, self.reason, []
         resumable = False
 

@@ -147,6 +147,9 @@ def lesson(
         is_over = not halt.is_dropped
         if is_over and result is not None and result.improved:
             yield _kept(result, record, folder, plan.day)
+    except Stopped:
+        is_over = not halt.is_dropped
+        raise
     finally:
         if not trouble:
             _leave(record, folder, is_over, is_stopped=halt())

@@ -19,7 +19,7 @@ from napari_clipsam.errors import AdapterError, ConfigError, PlaneError, Weights
 from napari_clipsam.training.events import TrainEvent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     import numpy as np
@@ -27,10 +27,12 @@ if TYPE_CHECKING:
 
     from napari_clipsam._plugin.state import Target
     from napari_clipsam._plugin.teach_pair import Pair
-    from napari_clipsam._plugin.teach_state import View
+    from napari_clipsam._plugin.teach_state import TeachState, View
     from napari_clipsam._plugin.teaching import TeachController
     from napari_clipsam.errors import ClipSamError
     from napari_clipsam.training.events import Preview, TrainResult
+
+    _Views = dict[View, tuple[int, NDArray[np.bool_]]]
 
 __all__ = ["TeachRun"]
 
@@ -45,12 +47,10 @@ _FRESH: dict[str, Any] = {
     "view": "",
     "views": (),
     "view_on": "",
-    "saved": "",
-    "saved_tip": "",
-    "can_save": False,
     "can_go_on": False,
     "hint": None,
 }
+_NOTHING_KEPT: dict[str, Any] = {"saved": "", "saved_tip": "", "can_save": False}
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,16 +85,22 @@ class TeachRun:
         self._tested_on = ""
         self._result: TrainResult | None = None
         self._outcome: _Outcome | None = None
-        self._views: dict[View, tuple[int, NDArray[np.bool_]]] = {}
+        self._views: _Views = {}
+        self._go_back: Callable[[], None] = lambda: None
         self.is_running = False
 
     # -- beginning ---------------------------------------------------------------------------------
 
     def start(self, record: Record, pair: Pair, resume: bool = False) -> None:
         """Load the model, then teach it on a thread of its own."""
+        self._outcome, self._go_back = None, lambda: None
+        self._to.update(**_NOTHING_KEPT)
+        self._start(record, pair, resume)
+
+    def _start(self, record: Record, pair: Pair, resume: bool) -> None:
         to = self._to
         self._pair, self._record, self._is_resumed = pair, record, resume
-        self._result = self._outcome = None
+        self._result = None
         self._views = {}
         self._preview.hide()
         self.is_running = True
@@ -119,10 +125,17 @@ class TeachRun:
         self._to.trainer.stop()
 
     def go_on(self) -> None:
-        """Teach on from where the last lesson was stopped."""
-        is_left = self._to.state.can_go_on and not self.is_running
-        if is_left and self._record is not None and self._pair is not None:
-            self.start(replace(self._record, is_stopped=False), self._pair, resume=True)
+        """Teach on from where the last lesson was stopped, for the time that is set now.
+
+        What came of it stays until there is something new.
+        """
+        to, record, pair = self._to, self._record, self._pair
+        if not to.state.can_go_on or self.is_running or record is None or pair is None:
+            return
+        self._go_back = partial(self._show_former, self._views, to.state)
+        minutes, steps = to.budget
+        record = replace(record, minutes=minutes, steps=steps, is_stopped=False)
+        self._start(record, pair, resume=True)
 
     def close(self) -> None:
         """End the lesson; what it has is found when somebody looks for it."""
@@ -230,6 +243,9 @@ class TeachRun:
             return
         self.is_running = False
         to.update(busy=None, learning=None)
+        if self._result is None:
+            self._go_back()
+            to.update(can_go_on=self._is_resumed)
         if error is not None:
             hint = wording.error_hint(error)
             cannot_go_on = self._is_resumed and isinstance(
@@ -238,13 +254,19 @@ class TeachRun:
             if cannot_go_on and self._record is not None:
                 to.lost.put_back(self._record)
                 hint = replace(hint, actions=(("discard", "Delete it"),))
+                to.update(can_go_on=False)
             to.update(hint=hint)
         elif self._result is None:
-            to.update(hint=Hint("Stopped before anything was learnt."))
-        if self._outcome is not None:
+            to.update(hint=teach_wording.stopped_early(self._is_resumed))
+        if self._outcome is not None and self._outcome.result is self._result:
             self._use_unless_busy()
         self.show_use()
         to.on_lesson_over(self._record, self._result is not None)
+
+    def _show_former(self, views: _Views, state: TeachState) -> None:
+        """Show again how the lesson went that was to be gone on with."""
+        self._views = views
+        self._to.update(**{name: getattr(state, name) for name in _FRESH if name != "view"})
 
     # -- the result --------------------------------------------------------------------------------
 

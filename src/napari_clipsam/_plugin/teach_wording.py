@@ -26,6 +26,7 @@ __all__ = [
     "score",
     "score_tip",
     "slices_note",
+    "stopped_early",
     "time_needed",
     "unfinished",
 ]
@@ -141,6 +142,13 @@ def unfinished(found: Record | Unreadable, is_without_start: bool = False) -> Hi
         f"{lesson}. Go on with it?",
         (("go-on", "Go on"), ("discard", "Delete it")),
     )
+
+
+def stopped_early(is_resumed: bool) -> Hint:
+    """What to say of a lesson that was stopped before there was a result."""
+    if is_resumed:
+        return Hint("Stopped before more was learnt. What was learnt before is kept.")
+    return Hint("Stopped before anything was learnt.")
 
 
 def can_go_on(result: TrainResult) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,7 @@ from plugin.fakes_teaching import (
 
 from napari_clipsam._plugin.teaching import TeachController
 from napari_clipsam.adapters.files import read_header
-from napari_clipsam.errors import OutOfMemory, OutputError, Stopped
+from napari_clipsam.errors import ClipSamError, OutOfMemory, OutputError, Stopped
 from napari_clipsam.training.checkpoint import state_path
 
 # ---------------------------------------------------------------- a lesson
@@ -101,12 +103,45 @@ def test_a_stop_keeps_the_best_and_can_be_gone_on_from(viewer: ViewerModel, libr
     assert teacher.state.score == "held-out Dice  0.41 → 0.50"
 
     fit.on_step = lambda: None
+    teacher.set_budget("10")
     teacher.go_on()
     assert [asked.resume for asked in fit.asked] == [False, True]
+    assert [asked.settings.minutes for asked in fit.asked] == [3, 10], "as the dock says now"
     assert fit.asked[1].checkpoint == fit.asked[0].checkpoint
     assert teacher.state.saved == f"Saved as {NAME} 2" and not teacher.state.can_go_on
     teacher.roll_back()
     assert teacher.chosen.adapter == "default", "what it began with"
+
+
+@pytest.mark.parametrize("error", [Stopped("Stopped."), OutOfMemory("The memory is full.")])
+@pytest.mark.parametrize("is_used", [True, False])
+def test_going_on_for_nothing_leaves_what_was_learnt_before(
+    viewer: ViewerModel, library: Path, is_used: bool, error: ClipSamError
+) -> None:
+    stack_with_labels(viewer)
+    fit = FakeFit((0.6,), reason="stopped")
+    teacher = make_teacher(viewer, fit)
+    teacher.set_words("mitochondria")
+    teacher.teach()
+    if not is_used:
+        teacher.roll_back()
+    former, adapter = teacher.state, teacher.chosen.adapter
+
+    fit.scores, fit.error, fit.baseline = (), error, 0.3
+    fit.on_start = teacher.stop if isinstance(error, Stopped) else lambda: None
+    teacher.go_on()
+    expected = "Stopped before more was learnt. What was learnt before is kept."
+    assert hint(teacher) == (expected if isinstance(error, Stopped) else str(error))
+    same = {name: getattr(former, name) for name in ("hint", "known_words")}
+    assert replace(teacher.state, **same) == former
+    assert teacher.chosen.adapter == adapter
+    (record,) = library.glob("*.teaching.json")
+    assert json.loads(record.read_text())["is_stopped"] == isinstance(error, Stopped)
+
+    fit.scores, fit.error, fit.reason = (0.7,), None, "budget"
+    fit.on_start = lambda: None
+    teacher.go_on()
+    assert teacher.state.saved == f"Saved as {NAME} 2" and teacher.state.can_roll_back
 
 
 @pytest.mark.parametrize("scores", [(0.6,), (0.2,)])
