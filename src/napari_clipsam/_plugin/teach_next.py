@@ -66,10 +66,10 @@ class NextSlices:
 
     def leave_out(self, pair: Pair | None, labelled: tuple[int, ...]) -> None:
         """Do not propose slices that are labelled by now."""
-        if self._total or pair is None or not pair.is_like(self._pair):
+        if pair is None or not pair.is_like(self._pair):
             return
-        if any(number in self._order for number in labelled):
-            self._labelled = labelled
+        self._labelled = labelled
+        if not self._total and any(number in self._order for number in labelled):
             self._sort()
 
     def go(self) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 import pytest
 from napari.components import ViewerModel
@@ -60,6 +63,22 @@ def test_what_to_label_next_is_where_the_model_is_least_sure(
     assert viewer.dims.current_step[0] == 16
     paint(viewer.layers["mito"], 19, 700)
     assert teacher.state.next_slice == "Label next: slice 16 (least sure)"
+
+
+def test_a_slice_that_is_labelled_while_slices_are_looked_at_is_not_proposed(
+    teacher: TeachController, viewer: ViewerModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rank = engine(teacher).rank
+
+    def painting(*about: Any) -> Iterator[Any]:
+        for found in rank(*about):
+            if getattr(found, "key", None) == 5:
+                paint(viewer.layers["mito"], 19, 700)
+            yield found
+
+    monkeypatch.setattr(teacher.engine, "rank", painting)
+    teacher.teach()
+    assert teacher.state.next_slice == "Label next: slice 18 (least sure)"
 
 
 @pytest.mark.parametrize(("word", "is_known"), [("Nuclei ", True), ("blebs", False)])
