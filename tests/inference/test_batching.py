@@ -15,9 +15,12 @@ from napari_clipsam.inference.batching import PlaneBatches
 class Room:
     """Stands for a Segmenter on a device with room for so many planes."""
 
-    def __init__(self, room: int, device: str = "cuda") -> None:
-        self.room, self.device = room, torch.device(device)
+    def __init__(self, room: int, device: str = "cuda", kept: int = 100) -> None:
+        self.room, self.device, self.kept = room, torch.device(device), kept
         self.encoded: list[int] = []
+
+    def most_planes(self, words: int) -> int:
+        return self.kept // max(1, words)
 
     def encode_planes(self, planes: Sequence[int], words: Sequence[str]) -> None:
         if len(planes) > self.room:
@@ -61,3 +64,24 @@ def test_what_does_not_fit_is_halved_from_then_on() -> None:
     room.room = 0
     with pytest.raises(OutOfMemory):
         batches.encode([11])
+
+
+@pytest.mark.usefixtures("gpu")
+def test_no_more_planes_are_encoded_than_the_caches_hold() -> None:
+    batches = PlaneBatches(Room(100, kept=24), ["nuclei", "cells", "glands"])  # type: ignore[arg-type]
+    batches.encode([0])
+    assert batches.size == 8
+
+
+@pytest.mark.usefixtures("gpu")
+def test_a_plane_that_took_nothing_says_nothing_about_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    peak = 1 << 30
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: peak)
+    batches = PlaneBatches(Room(100))  # type: ignore[arg-type]
+    batches.encode([0])
+    assert batches.size == 1
+    peak = 3 << 30
+    batches.encode([1])
+    assert batches.size == 5

@@ -63,3 +63,23 @@ def test_on_a_cpu_words_go_one_by_one(
     segmenter.set_adapter(make_adapter())
     segmenter.encode_planes([make_plane()], ["nuclei", "cells"])
     assert "head" not in segmenter.calls and segmenter.calls["trunk"] == 1
+
+
+def test_a_batch_that_the_caches_hold_is_computed_once(
+    model: LoadedModel, make_adapter: Callable[..., Adapter], make_plane: Callable[..., Plane]
+) -> None:
+    words, adapter = ["nuclei", "cells"], make_adapter(own_objects=False, conditioned_objects=False)
+    segmenter = Segmenter(model, adapter, "cpu", cache_bytes=170_000)
+    segmenter.device = torch.device("cuda")
+    most = segmenter.most_planes(len(words))
+    planes = [make_plane(seed=seed) for seed in range(most)]
+    segmenter.encode_planes(planes, words)
+    segmenter.calls.clear()
+    for plane in planes:
+        for word in words:
+            segmenter.answer(PredictRequest(plane, Prompts(word), "instances"))
+
+    assert most == 3
+    assert segmenter.calls["trunk"] == segmenter.calls["clip"] == 0
+    # The base's embeddings, from which objects are decoded.
+    assert segmenter.calls["head"] == most

@@ -98,6 +98,12 @@ def test_what_was_made_meanwhile_is_kept_once() -> None:
     assert (len(cache), cache.bytes) == (1, 400)
 
 
+def test_what_is_filled_twice_is_counted_once() -> None:
+    cache = TensorCache(1000)
+    cache.fill("aab", lambda which: torch.zeros(len(which), 10))
+    assert (len(cache), cache.bytes) == (2, 80)
+
+
 def test_clearing_forgets_everything() -> None:
     cache = TensorCache(1000)
     cache.get("a", lambda: of_bytes(400))

@@ -23,6 +23,8 @@ _MOST = 16
 class PlaneBatches:
     """Encodes planes in batches whose size follows from what the first plane took.
 
+    What a batch leaves fits in the Segmenter's caches, or all would be computed again one by one.
+
     On a CPU, whose cores one plane keeps busy, planes go one by one, so that the numbers are those
     of single planes to the last bit.
 
@@ -66,6 +68,10 @@ class PlaneBatches:
         before = torch.cuda.memory_allocated(self._device)
         self._segmenter.encode_planes(planes, self._words)
         taken = torch.cuda.max_memory_allocated(self._device) - before
-        room = free_memory(self._device) // 2
-        self.size = max(1, min(_MOST, room * len(planes) // max(1, taken)))
+        if not taken:
+            # They are blank, or known already.
+            return
+        room = free_memory(self._device) // 2 * len(planes) // taken
+        kept = self._segmenter.most_planes(len(self._words))
+        self.size = max(1, min(_MOST, room, kept))
         self._known = True

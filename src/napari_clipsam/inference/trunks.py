@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
@@ -89,12 +90,18 @@ class TensorCache:
             self._to_shelf(keys[i], tensor)
             self._keep(keys[i], tensor.clone())
 
+    def holds(self, *shape: int) -> int:
+        """How many tensors of a shape there is memory for."""
+        return self.max_bytes // (math.prod(shape) * self.dtype.itemsize)
+
     def clear(self) -> None:
         """Forget everything in memory."""
         self._entries.clear()
         self.bytes = 0
 
     def _keep(self, key: Hashable, tensor: Tensor) -> None:
+        if (former := self._entries.pop(key, None)) is not None:
+            self.bytes -= former.nbytes
         self._entries[key] = tensor
         self.bytes += tensor.nbytes
         while self.bytes > self.max_bytes and len(self._entries) > 1:
