@@ -53,6 +53,7 @@ class BrightSegmenter:
         self.adapter_name, self.device, self.seed = adapter, torch.device("cpu"), seed
         self.asked: list[tuple[Prompts, Any]] = []
         self.planes: list[Plane] = []
+        self.settings = {"seed": seed}
 
     def set_plane(self, plane: Plane | np.ndarray) -> None:
         assert isinstance(plane, Plane)
@@ -69,6 +70,14 @@ class BrightSegmenter:
     ) -> list[Prediction]:
         self.set_plane(plane)
         return [self.predict(one, "object") for one in prompts]
+
+    def unknown_words(self, text: str) -> list[str]:
+        """It takes any word."""
+        return []
+
+    def take_troubles(self) -> list[str]:
+        """It keeps nothing on disk."""
+        return []
 
     def encode_planes(self, planes: Sequence[Plane], words: Sequence[str] = ()) -> None:
         """It needs no trunk."""

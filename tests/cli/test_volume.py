@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from napari_clipsam._machine import Memory
 from napari_clipsam._pyramid import LabelPyramid
+from napari_clipsam.cli import _volume
 from napari_clipsam.planes import read_labels
 
 IMAGE, LABELS = squares()
@@ -235,6 +236,24 @@ def test_a_disk_that_holds_too_little_is_refused(
     done = run("volume", stack, "--text", "nuclei", "-o", tmp_path / "out.tif")
     assert done.status == 2 and done.err.count("\n") == 1 and "Free some space" in done.err
     assert not (tmp_path / "out.tif").exists()
+
+
+def test_what_a_cache_holds_counts_for_its_bound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Path] = []
+
+    def disk_usage(folder: Path) -> SimpleNamespace:
+        asked.append(folder)
+        return SimpleNamespace(free=100)
+
+    monkeypatch.setattr("shutil.disk_usage", disk_usage)
+    cache = tmp_path / "new" / "trunks"
+    assert _volume._shelf(cache) == (str(cache), 50)
+    cache.mkdir(parents=True)
+    (cache / "entry").write_bytes(bytes(300))
+    assert _volume._shelf(cache) == (str(cache), 200)
+    assert asked == [tmp_path, cache], "it may be a disk of its own"
 
 
 def test_a_disk_that_is_full_on_the_way_keeps_what_is_finished(

@@ -30,6 +30,7 @@ from napari_clipsam.inference.instances import InstanceSettings
 from napari_clipsam.inference.masks import cut_to_box
 from napari_clipsam.inference.requests import ObjectMask, Prediction, PredictRequest
 from napari_clipsam.inference.segmenter import Segmenter
+from napari_clipsam.inference.shelf import Shelf
 from napari_clipsam.inference.stacks import segment_stack
 from napari_clipsam.inference.volume import (
     VolumeProgress,
@@ -194,6 +195,45 @@ def test_slices_of_one_value_are_empty_and_not_encoded(finder: Segmenter, tmp_pa
     run(finder, VolumeTask(open_image(pixels), (WORD,)), tmp_path / "a.ome.zarr")
     assert not labels_in(tmp_path / "a.ome.zarr")[2].any()
     assert finder.calls["trunk"] == 5
+
+
+def test_a_word_nobody_taught_is_said_once_and_nothing_encoded(
+    model: LoadedModel, make_adapter: Callable[..., Adapter], tmp_path: Path
+) -> None:
+    closed = _segmenter(model, make_adapter(4, words=(WORD,), threshold=0.0))
+    closed.unknown_words = lambda text: [text] if text == "golgi" else []  # type: ignore[method-assign]
+    closed._encoder.unknown_words = closed.unknown_words  # type: ignore[method-assign]
+    task = VolumeTask(open_image(noise()), ("golgi",))
+    told = list(segment_volume(closed, task, {"golgi": tmp_path / "a.ome.zarr"}))
+    notes = [note for step in told for note in step.notes]
+    assert len(notes) == 1 and "not learnt 'golgi'" in notes[0]
+    assert closed.calls["trunk"] == 0 and not labels_in(tmp_path / "a.ome.zarr").any()
+
+
+def test_troubles_of_the_cache_are_told_where_nothing_is_found(
+    model: LoadedModel,
+    make_adapter: Callable[..., Adapter],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(*args: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("napari_clipsam.inference.shelf._write", full)
+    shelf = Shelf(tmp_path / "trunks", 1 << 30)
+    refusing = Segmenter(model, make_adapter(4, words=(WORD,), threshold=1.0), "cpu", shelf=shelf)
+    task = VolumeTask(open_image(noise()), (WORD,))
+    told = list(segment_volume(refusing, task, {WORD: tmp_path / "a.ome.zarr"}))
+    assert told[-1].counts == {WORD: 0}
+    assert any("takes no more" in note for step in told for note in step.notes)
+
+
+def test_another_seed_is_another_result(finder: Segmenter, tmp_path: Path) -> None:
+    task, output = VolumeTask(open_image(noise()), (WORD,)), tmp_path / "a.ome.zarr"
+    stop_after(finder, task, output, 3)
+    finder._concepts.seed = 7
+    with pytest.raises(OutputError, match="unfinished result of another"):
+        run(finder, task, output)
 
 
 def test_one_object_is_refused() -> None:
@@ -369,9 +409,7 @@ def test_several_tiffs_are_moved_to_their_places_together(
     assert outputs[WORD].exists() and outputs["discs"].exists()
 
 
-def test_nothing_is_in_the_way_where_nothing_was_written(
-    finder: Segmenter, tmp_path: Path
-) -> None:
+def test_nothing_is_in_the_way_where_nothing_was_written(finder: Segmenter, tmp_path: Path) -> None:
     task, output = VolumeTask(open_image(noise()), (WORD,)), tmp_path / "a.ome.zarr"
     VolumeFile(output, task.layout, {"word": "another"}, overwrite=False).close()
     assert run(finder, task, output)[0].done == 1

@@ -287,8 +287,12 @@ def _shelf(folder: Path | None) -> tuple[str, int] | None:
     """Where the cache is, and how many bytes it may take."""
     if folder is None:
         return None
-    free = shutil.disk_usage(folder.parent if folder.parent.is_dir() else Path.cwd()).free
-    return str(folder.resolve()), free // 2
+    from napari_clipsam.inference.shelf import bytes_in
+
+    place = folder.resolve()
+    there = next(one for one in (place, *place.parents) if one.is_dir())
+    # What it holds already is its own: bounded by half of the rest, it would throw that away.
+    return str(place), (shutil.disk_usage(there).free + bytes_in(place)) // 2
 
 
 class _Estimate:

@@ -95,7 +95,8 @@ def prepare(client: Client, recipe: Recipe, task: VolumeTask) -> list[About]:
         if other.made_of != ready[0].made_of:
             raise ConfigError(
                 f"The workers at {ready[0].address} and {other.address} have different models or "
-                "stacks under the same names. Give all workers the same files."
+                "stacks under the same names, or another precision. Give all workers the same "
+                "files, and --precision fp32 where their devices differ."
             )
     return ready
 
@@ -143,11 +144,13 @@ def segment_volume_on(
     with VolumeResults(task, made_of, outputs, overwrite) as results:
         workers = len(client.scheduler_info(n_workers=-1)["workers"])
         borders = _blocks(results.first, len(task.indices), workers)
-        with closing(_shared_out(client, order, made_of, borders)) as blocks:
-            yield from results.take(_planes(blocks, task, workers))
-    with suppress(Exception):
-        # Only to give memory back; a worker that is gone has none.
-        client.run(let_go)
+        try:
+            with closing(_shared_out(client, order, made_of, borders)) as blocks:
+                yield from results.take(_planes(blocks, task, workers))
+        finally:
+            with suppress(Exception):
+                # Only to give memory back; a worker that is gone has none.
+                client.run(let_go)
 
 
 def _blocks(first: int, last: int, workers: int) -> list[tuple[int, int]]:

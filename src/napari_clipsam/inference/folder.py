@@ -181,7 +181,7 @@ def _take_recipe(task: FolderTask, made_of: dict[str, Any]) -> None:
         raise OutputError(
             f"{next(iter(there.values()))} exists already. Choose another folder, or an empty one."
         )
-    if former is not None and former != json.loads(json.dumps(made_of)):
+    if former is not None and there and former != json.loads(json.dumps(made_of)):
         raise OutputError(
             f"{task.output} holds results of another word, model or adapter. Choose another "
             "folder, or go on with the same ones."

@@ -8,9 +8,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -162,6 +162,15 @@ class Segmenter:
     def calls(self) -> Counter[str]:
         """How often trunk, clip, text, head and decode ran."""
         return self._encoder.calls
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What answers depend on besides the models, as JSON values."""
+        return {
+            "precision": str(self._encoder.dtype).removeprefix("torch."),
+            "seed": self._concepts.seed,
+            "instances": asdict(self._concepts.settings),
+        }
 
     @property
     def known_words(self) -> list[str]:
@@ -450,10 +459,13 @@ class Segmenter:
         self._words.check(word, target)
         return word, note
 
+    def take_troubles(self) -> list[str]:
+        """What went wrong with the cache on disk since it was asked or an answer said so."""
+        return [] if self._shelf is None else self._shelf.take_problems()
+
     def _note(self, *parts: str) -> str:
         """All that is to be said, the troubles of the shelf among it."""
-        troubles = () if self._shelf is None else self._shelf.take_problems()
-        return " ".join(part for part in (*parts, *troubles) if part)
+        return " ".join(part for part in (*parts, *self.take_troubles()) if part)
 
     def _check_identity(self, adapter: Adapter) -> None:
         for what, wanted, given in (

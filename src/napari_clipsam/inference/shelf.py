@@ -17,6 +17,7 @@ import uuid
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -148,7 +149,7 @@ class Shelf:
             _write(part, key, values)
             part.rename(place)
             with self._lock:
-                self.bytes += _size_of(place)
+                self.bytes += bytes_in(place)
         except OSError as error:
             if not place.is_dir():
                 # Not asked again: every plane would wait for a full disk.
@@ -186,7 +187,7 @@ class Shelf:
                 continue
             for place in places:
                 try:
-                    yield place, _size_of(place), place.stat().st_mtime
+                    yield place, bytes_in(place), place.stat().st_mtime
                 except FileNotFoundError:
                     # Another process needed the room.
                     continue
@@ -250,5 +251,10 @@ def _write(place: Path, key: str, values: NDArray[np.generic]) -> None:
     array[...] = values
 
 
-def _size_of(place: Path) -> int:
-    return sum(file.stat().st_size for file in place.rglob("*") if file.is_file())
+def bytes_in(folder: Path) -> int:
+    """Bytes of all files below a folder; what others delete meanwhile may be left out."""
+    total = 0
+    with suppress(FileNotFoundError):
+        for file in folder.rglob("*"):
+            total += file.stat().st_size if file.is_file() else 0
+    return total

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -122,6 +122,7 @@ class VolumeTask:
             "word": word,
             "target": self.target,
             "links": {**asdict(self.links), "distance": self.distance},
+            **segmenter.settings,
             "model": [model.sam.identity, model.clip.identity],
             "adapter": None if adapter is None else tensor_identity(adapter.state_dict()),
             "threshold": None if adapter is None else adapter.info.threshold,
@@ -196,11 +197,16 @@ def find_planes(
     """Find the words in some planes, the next ones read and encoded together."""
     height, width = task.stack.plane_shape
     most = _AHEAD_BYTES // (3 * height * width)
+    knows = any(not segmenter.unknown_words(word) for word in task.words)
     with _ReadAhead(task.stack, indices, lambda: max(_AHEAD, min(batches.size, most))) as planes:
-        while batch := list(itertools.islice(planes, batches.size)):
-            batches.encode(batch)
+        while batch := list(itertools.islice(planes, max(1, min(batches.size, most)))):
+            if knows:
+                batches.encode(batch)
+            troubles = tuple(segmenter.take_troubles())
             for plane in batch:
-                yield label_plane(segmenter, plane, task)
+                found = label_plane(segmenter, plane, task)
+                yield replace(found, notes=(*troubles, *found.notes))
+                troubles = ()
 
 
 def label_plane(segmenter: Segmenter, plane: Plane, task: VolumeTask) -> PlaneLabels:
@@ -213,7 +219,9 @@ def label_plane(segmenter: Segmenter, plane: Plane, task: VolumeTask) -> PlaneLa
         found = segmenter.answer(PredictRequest(plane, Prompts(word), task.target))
         whole = task.target == "instances"
         labels.append(found.labels() if whole else found.mask().astype(np.uint8))
-        if found.note and found.match:
+        if segmenter.unknown_words(word):
+            notes.append(found.note)  # it is the same for all planes
+        elif found.note and found.match:
             notes.append(f"{plane.name}: {found.note}")
     return PlaneLabels(tuple(labels), tuple(notes))
 

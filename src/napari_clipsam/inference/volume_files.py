@@ -48,6 +48,7 @@ _NAMES = {
     "normalisation": "brightness",
     "links": "distance of slices",
     "threshold": "adapter",
+    "instances": "setting for single objects",
 }
 
 

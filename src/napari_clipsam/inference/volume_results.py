@@ -70,7 +70,7 @@ class VolumeProgress:
         Objects so far, by word; 1 for a concept that was found.
     seconds_left : float
     notes : tuple of str
-        What a person should know.
+        What a person should know, each said once.
     memory : int or None
         Most bytes that were held so far, where the system tells.
     """
@@ -146,6 +146,7 @@ class VolumeResults:
         """
         indices = self._task.indices
         times: deque[float] = deque(maxlen=_TIMED)
+        told: set[str] = set()
         begun = time.perf_counter()
         for number, found in enumerate(self._readable(results), start=self.first):
             for i, labels in enumerate(found.labels):
@@ -160,9 +161,10 @@ class VolumeResults:
                 indices[number],
                 self._counts(),
                 median(times) * (len(indices) - number - 1),
-                found.notes,
+                tuple(note for note in found.notes if note not in told),
                 peak_memory() if found.memory is None else found.memory,
             )
+            told.update(found.notes)
             # What the consumer did meanwhile is no work of ours.
             begun = time.perf_counter()
         while self._waiting:
