@@ -401,6 +401,24 @@ def test_when_nothing_is_better_the_start_is_kept(
         assert torch.equal(value, weights(result.adapter)[name]), name
 
 
+def test_a_run_that_goes_on_is_given_up_when_it_would_have_been(
+    model: LoadedModel, run: list[TrainEvent], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(WordLearner, "fit_vectors", lambda self: None)
+    monkeypatch.setattr(trainer, "_TELL_SECONDS", 0.0)
+    start, state = result_of(run).adapter, tmp_path / "run.pt"
+    settings = replace(QUICK, rate=1e-9, patience=3)
+    whole = result_of(list(fit(model, split(), settings, start)))
+    asked = threading.Event()
+    for event in fit(model, split(), settings, start, state, stop=asked.is_set):
+        if event.step == 16:  # with two scores to go
+            asked.set()
+    resumed = result_of(list(fit(model, split(), settings, start, state, resume=True)))
+    assert whole.reason == resumed.reason == "no better"
+    assert whole.facts["steps"] == resumed.facts["steps"] == 21
+    assert [e.stage for e in resumed.curve] == [e.stage for e in whole.curve]
+
+
 def test_when_nothing_beats_the_base_the_best_that_was_trained_comes_back(
     model: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -382,7 +382,10 @@ class _Run:
             "best": self.best,
             "best_step": self.best_step,
             "kept": self.kept.state_dict() if self.best_step >= 0 else None,
-            "curve": [(e.step, e.progress, e.seconds, dict(e.losses), e.score) for e in self.curve],
+            "curve": [
+                (e.step, e.progress, e.seconds, dict(e.losses), e.score, e.stage)
+                for e in self.curve
+            ],
         }
         try:
             save_state(self.checkpoint, self.fingerprint, state)
@@ -394,9 +397,11 @@ class _Run:
     def _restore(self, state: dict[str, Any]) -> None:
         """Take up steps, time, curve and the best adapter of an earlier part of the run."""
         self.pace.go_on(state["step"], state["seconds"])
+        # A state of an earlier version does not tell stages.
+        told = ((*one, "train")[:6] for one in state["curve"])
         self.curve = [
-            TrainEvent("train", step, progress, seconds, 0.0, losses, score, self.baseline)
-            for step, progress, seconds, losses, score in state["curve"]
+            TrainEvent(stage, step, progress, seconds, 0.0, losses, score, self.baseline)
+            for step, progress, seconds, losses, score, stage in told
         ]
         if state["kept"] is not None:
             self.kept = copy.deepcopy(self.adapter)
