@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from napari_clipsam.geometry import whole_plane
+from napari_clipsam.inference import encoding
 from napari_clipsam.inference.encoding import View
 from napari_clipsam.inference.requests import PredictRequest
 from napari_clipsam.inference.segmenter import Segmenter
@@ -83,3 +84,18 @@ def test_a_batch_that_the_caches_hold_is_computed_once(
     assert segmenter.calls["trunk"] == segmenter.calls["clip"] == 0
     # The base's embeddings, from which objects are decoded.
     assert segmenter.calls["head"] == most
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_pixels_go_to_the_device_once_for_trunk_and_clip(
+    segmenter: Segmenter,
+    make_plane: Callable[..., Plane],
+    monkeypatch: pytest.MonkeyPatch,
+    count: int,
+) -> None:
+    sent = []
+    monkeypatch.setattr(encoding, "to_device", lambda pixels, device: sent.append(1) or pixels)
+    segmenter.encode_planes([make_plane(seed=seed) for seed in range(count)])
+
+    assert segmenter.calls["trunk"] == segmenter.calls["clip"] == 1
+    assert len(sent) == count

@@ -223,6 +223,9 @@ class PlaneEncoder:
         if with_words:
             keys = [self._dense_key(view) for view in views]
             self._dense.fill(keys, lambda which: self._run_dense([views[i] for i in which]))
+        if len(views) > 1:
+            # A batch of them is large, and trunk and CLIP have seen it.
+            self._pixels.clear()
 
     def encode_words(self, views: Sequence[View], words: Sequence[str]) -> None:
         """Run the head once for all words in all views where not cached; trunks come first."""
@@ -341,7 +344,10 @@ class PlaneEncoder:
     def _stacked(self, views: Sequence[View]) -> Tensor:
         if len(views) == 1:
             return self.pixels(views[0])
-        return torch.cat([self._make_pixels(view) for view in views])
+        keys = tuple(view.key for view in views)
+        return self._pixels.get(
+            keys, lambda: torch.cat([self._make_pixels(view) for view in views])
+        )
 
     def _signals(self, pairs: Sequence[tuple[View, str]]) -> Signals:
         text = torch.stack([self.text(word) for _, word in pairs])
