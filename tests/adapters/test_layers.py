@@ -147,6 +147,25 @@ def test_lora_is_attention_with_updated_q_and_v() -> None:
         assert torch.equal(attn.qkv.weight[DIM : 2 * DIM], before[DIM : 2 * DIM])
 
 
+@pytest.mark.parametrize("windows", [Windows(), Windows(3)])
+def test_lora_keeps_the_precision_that_attention_runs_in(
+    windows: Windows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tokens come in float32 from the norm; what attends is bf16, as without the layer."""
+    attn = tiny_sam().image_encoder.blocks[1].attn
+    layer, x = LoraLayer(DIM, CLIP_DIM, paper(rank=3)), random(2, GRID, GRID, DIM)
+    attend, seen = F.scaled_dot_product_attention, set()
+
+    def watched(q: Tensor, k: Tensor, v: Tensor, **more: object) -> Tensor:
+        seen.update((q.dtype, k.dtype, v.dtype))
+        return attend(q, k, v, **more)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", watched)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        layer.attention(attn, x, windows)
+    assert seen == {torch.bfloat16}
+
+
 # ---------------------------------------------------------------- CLIP's own attention
 
 

@@ -58,8 +58,9 @@ class LoraLayer(BlockLayer):
         frozen = cast("nn.Linear", attn.qkv)
 
         def qkv(tokens: Tensor) -> Tensor:
-            zeros = torch.zeros_like(tokens)
-            return frozen(tokens) + torch.cat([self.q(tokens), zeros, self.v(tokens)], dim=-1)
+            q, v = self.q(tokens), self.v(tokens)
+            # In the update's precision, which need not be that of the tokens.
+            return frozen(tokens) + torch.cat([q, torch.zeros_like(q), v], dim=-1)
 
         return grid_attention(attn, x, windows, qkv)
 
