@@ -389,11 +389,11 @@ class Segmenter:
         with memory_guard(self.device, self._encoder.dtype):
             self._encoder.object_embedding(View(plane, frame), word)
 
-    @torch.inference_mode()
     def most_planes(self, words: int) -> int:
         """How many planes, with so many words in each, the caches hold for answers to come."""
         return self._encoder.most_views(words)
 
+    @torch.inference_mode()
     def encode_planes(self, planes: Sequence[Plane], words: Sequence[str] = ()) -> None:
         """Run trunk and CLIP for several planes at once, so that a word needs the head only.
 
