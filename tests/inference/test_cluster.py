@@ -8,11 +8,13 @@ import itertools
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dask
@@ -165,6 +167,27 @@ def test_a_cache_is_shared_by_all_workers(
         assert contents(output) == expected
         # A trunk and CLIP's features for each plane, made once.
         assert len(list((tmp_path / "cache").glob("*/*/zarr.json"))) == 2 * DEPTH
+        assert not any(client.run(_holds_a_model).values())
+
+
+def test_a_run_that_is_stopped_leaves_no_model_behind(
+    client: Any, recipe: Recipe, task: VolumeTask, tmp_path: Path
+) -> None:
+    running = segment_volume_on(client, recipe, task, {WORD: tmp_path / "a.ome.zarr"})
+    next(running)
+    running.close()
+    assert not any(client.run(_holds_a_model).values())
+
+
+def _holds_a_model() -> bool:
+    return cluster_worker._bench is not None
+
+
+def test_workers_of_dask_cuda_take_the_gpu_they_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "get_worker", lambda: SimpleNamespace(name="3"))
+    assert cluster_worker._number() == 3
+    monkeypatch.setitem(sys.modules, "dask_cuda", SimpleNamespace())
+    assert cluster_worker._number() == 0
 
 
 def test_a_stack_that_workers_cannot_read_is_refused_before_any_work(

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -94,6 +95,14 @@ def test_results_of_another_word_are_not_mixed(task: FolderTask) -> None:
     with pytest.raises(OutputError, match="another word, model or adapter"):
         run(replace(task, word="cells"))
     assert len(run(task)) == 4
+
+
+def test_where_nothing_is_finished_another_word_may_follow(task: FolderTask) -> None:
+    with closing(segment_folder(BrightSegmenter(), task)) as steps:
+        assert next(steps).output is None
+    assert not finished(task)
+    other = replace(task, word="cells", images=task.images[2:3])
+    assert [step.output for step in run(other) if step.output]
 
 
 def test_foreign_files_are_never_taken_for_results(task: FolderTask) -> None:

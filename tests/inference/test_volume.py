@@ -189,6 +189,25 @@ def test_the_next_batch_is_read_while_one_is_looked_at(
         assert len(was_read) < 20  # and no more of a deep stack
 
 
+def test_of_large_planes_one_is_read_ahead(
+    finder: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("napari_clipsam.inference.volume._AHEAD_BYTES", 3 * 48 * 64)
+    read, was_read = Stack.plane, []
+
+    def counted(self: Stack, index: Any = None) -> Any:
+        was_read.append(index)
+        return read(self, index)
+
+    monkeypatch.setattr(Stack, "plane", counted)
+    task = VolumeTask(open_image(noise((20, 48, 64))), (WORD,))
+    batches = PlaneBatches(finder, task.words)
+    batches.size = 8
+    with closing(find_planes(finder, task, task.indices, batches)) as found:
+        next(found)
+        assert len(was_read) <= 2
+
+
 def test_slices_of_one_value_are_empty_and_not_encoded(finder: Segmenter, tmp_path: Path) -> None:
     pixels = noise()
     pixels[2] = 7

@@ -147,10 +147,15 @@ def segment_volume_on(
         try:
             with closing(_shared_out(client, order, made_of, borders)) as blocks:
                 yield from results.take(_planes(blocks, task, workers))
-        finally:
-            with suppress(Exception):
-                # Only to give memory back; a worker that is gone has none.
-                client.run(let_go)
+        except (GeneratorExit, KeyboardInterrupt):
+            _give_memory_back(client)
+            raise
+    _give_memory_back(client)
+
+
+def _give_memory_back(client: Client) -> None:
+    with suppress(Exception):  # a worker that is gone has none
+        client.run(let_go)
 
 
 def _blocks(first: int, last: int, workers: int) -> list[tuple[int, int]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import sys
 import threading
 import time
 import zlib
@@ -154,6 +155,7 @@ class _Bench:
 
 # A Segmenter answers one thread at a time, and of one run there is one in a process.
 _lock = threading.Lock()
+_LET_GO = 2.0  # seconds
 _bench: _Bench | None = None
 
 
@@ -211,10 +213,17 @@ def find_block(
 
 
 def let_go() -> None:
-    """Free what is kept for a run that is over."""
+    """Free what is kept for a run that is over, once its cache is written."""
     global _bench
-    with _lock:
+    # What is stopped ends soon; until then the worker hears nothing, so it cannot wait for long.
+    if not _lock.acquire(timeout=_LET_GO):
+        return
+    try:
+        if _bench is not None:
+            _bench.segmenter.flush()
         _bench = None
+    finally:
+        _lock.release()
 
 
 def _set_up(order: bytes) -> _Bench:
@@ -280,9 +289,14 @@ def _address() -> str:
 
 
 def _number() -> int:
-    """Of this worker among those of its machine, where its cluster counts them."""
+    """Of this worker among those of its machine, where its cluster counts them.
+
+    dask-cuda shows each worker its own GPU first.
+    """
     from distributed import get_worker
 
+    if "dask_cuda" in sys.modules:
+        return 0
     name = str(get_worker().name)
     return int(name) if name.isdecimal() else 0
 

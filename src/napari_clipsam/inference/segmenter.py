@@ -463,6 +463,11 @@ class Segmenter:
         """What went wrong with the cache on disk since it was asked or an answer said so."""
         return [] if self._shelf is None else self._shelf.take_problems()
 
+    def flush(self) -> None:
+        """Wait until the cache on disk holds what it was given."""
+        if self._shelf is not None:
+            self._shelf.flush()
+
     def _note(self, *parts: str) -> str:
         """All that is to be said, the troubles of the shelf among it."""
         return " ".join(part for part in (*parts, *self.take_troubles()) if part)

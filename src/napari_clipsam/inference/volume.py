@@ -41,7 +41,7 @@ __all__ = [
     "segment_volume",
 ]
 
-# Planes read ahead: so many, or the next batch as far as its 8-bit colours take no more bytes.
+# Planes read ahead: so many, or the next batch; fewer where their 8-bit colours take more bytes.
 _AHEAD, _AHEAD_BYTES = 3, 256 << 20
 
 
@@ -198,8 +198,12 @@ def find_planes(
     height, width = task.stack.plane_shape
     most = _AHEAD_BYTES // (3 * height * width)
     knows = any(not segmenter.unknown_words(word) for word in task.words)
-    with _ReadAhead(task.stack, indices, lambda: max(_AHEAD, min(batches.size, most))) as planes:
-        while batch := list(itertools.islice(planes, max(1, min(batches.size, most)))):
+
+    def held(count: int) -> int:
+        return max(1, min(count, most))
+
+    with _ReadAhead(task.stack, indices, lambda: held(max(_AHEAD, batches.size))) as planes:
+        while batch := list(itertools.islice(planes, held(batches.size))):
             if knows:
                 batches.encode(batch)
             troubles = tuple(segmenter.take_troubles())
