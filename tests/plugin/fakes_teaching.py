@@ -161,9 +161,13 @@ class TeachEngine(FakeEngine):
         yield from self.load(setup)
         yield Lent(tiny_model(), None if setup.adapter == "none" else tiny_adapter())
 
-    def estimate(self, setup: Setup, n_planes: int, settings: FitSettings) -> Iterator[Any]:
+    def estimate(
+        self, setup: Setup, n_planes: int, n_held_out: int, settings: FitSettings
+    ) -> Iterator[Any]:
         yield from self.load(setup)
-        self.estimated.append((n_planes, settings.goal, settings.minutes, settings.steps))
+        self.estimated.append(
+            (n_planes, n_held_out, settings.goal, settings.minutes, settings.steps)
+        )
         yield Estimate(160.0, 2_100_000_000, 300)
 
     def rank(self, setup: Setup, planes: Any, word: str) -> Iterator[Any]:

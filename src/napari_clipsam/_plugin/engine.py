@@ -322,18 +322,19 @@ class Engine:
         yield Lent(self._ready.model, self._ready.adapter)
 
     def estimate(
-        self, setup: Setup, n_planes: int, settings: FitSettings
+        self, setup: Setup, n_planes: int, n_held_out: int, settings: FitSettings
     ) -> Iterator[Loaded | Estimate]:
         """Say what teaching will need; tried out once for all budgets."""
-        about = (setup, n_planes, replace(settings, minutes=None, steps=1))
+        labelled = n_planes + n_held_out
+        about = (setup, labelled, replace(settings, minutes=None, steps=1))
         if self._tried is None or self._tried[0] != about:
             yield from self.load(setup)
             from napari_clipsam.training.budget import probe
 
             segmenter = self._ready
-            found = probe(segmenter.model, n_planes, settings, segmenter.adapter, self.check)
+            found = probe(segmenter.model, labelled, settings, segmenter.adapter, self.check)
             self._tried = about, found
-        yield self._tried[1].estimate(n_planes, settings)
+        yield self._tried[1].estimate(n_planes, n_held_out, settings)
 
     def rank(
         self, setup: Setup, planes: Iterable[tuple[Hashable, Plane]], word: str

@@ -317,8 +317,8 @@ class Material:
             return
         setup, state = to.setup, to.state
         minutes, steps = to.budget
-        count = max(1, len(looked.picked.numbers) - len(looked.tested))
-        self._asked = asked = (setup, count, state.goal, minutes, steps)
+        counts = max(1, len(looked.picked.numbers) - len(looked.tested)), max(1, len(looked.tested))
+        self._asked = asked = (setup, counts, state.goal, minutes, steps)
         if asked in self._estimates:
             self._show_estimate(asked)
             return
@@ -329,7 +329,7 @@ class Material:
             from napari_clipsam.training.settings import FitSettings
 
             settings = FitSettings(goal=state.goal, minutes=minutes, steps=steps)
-            yield from to.engine.estimate(setup, count, settings)
+            yield from to.engine.estimate(setup, *counts, settings)
 
         def take(value: Loaded | Estimate) -> None:
             if isinstance(value, Loaded):

@@ -188,7 +188,8 @@ def _plan(options: FineTuning, words: Sequence[str], split: Split, segmenter: Se
 def _print_estimate(segmenter: Segmenter, split: Split, settings: FitSettings) -> None:
     from napari_clipsam.training.budget import estimate
 
-    needs = estimate(segmenter.model, len(split.train), settings, segmenter.adapter)
+    counts = len(split.train), len(split.held_out)
+    needs = estimate(segmenter.model, *counts, settings, segmenter.adapter)
     print(
         f"Needs about {duration(needs.seconds)} and {size_text(needs.memory)} of memory for "
         f"{plural(needs.steps, 'step')}. Ctrl-C stops and keeps the best.",

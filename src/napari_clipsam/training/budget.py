@@ -59,18 +59,17 @@ class Probe(NamedTuple):
     step_bytes: int
     adapter_bytes: int
 
-    def estimate(self, n_planes: int, settings: FitSettings) -> Estimate:
-        """What learning from so many planes needs; about one in five more is measured on."""
+    def estimate(self, n_planes: int, n_held_out: int, settings: FitSettings) -> Estimate:
+        """What learning from so many planes, and measuring on so many others, needs."""
         n_views = n_planes * (settings.views or views_of_a_plane(n_planes))
         share = WORDS_SHARE if self.words else 0.0
         step = share * self.words + (1 - share) * self.head
-        held_out = max(1, n_planes // 4)
-        scores = (1 - share) * SCORES_A_RUN * self.score * held_out
+        scores = (1 - share) * SCORES_A_RUN * self.score * n_held_out
         # Settling sees planes it learnt from for the first time, and asks each for every share.
-        settling = min(SETTLED_ON, n_planes + held_out) * (
+        settling = min(SETTLED_ON, n_planes + n_held_out) * (
             self.view + (1 + len(SHARES)) * self.score
         )
-        asking = ABSENT_ASKED * held_out * self.score
+        asking = ABSENT_ASKED * n_held_out * self.score
         steps = settings.steps
         if settings.minutes is not None:
             budget = 60 * settings.minutes
@@ -94,6 +93,7 @@ def _nothing() -> None:
 def estimate(
     model: LoadedModel,
     n_planes: int,
+    n_held_out: int,
     settings: FitSettings,
     start: Adapter | None = None,
     check: Callable[[], None] = _nothing,
@@ -103,8 +103,8 @@ def estimate(
     Parameters
     ----------
     model : LoadedModel
-    n_planes : int
-        Planes to learn from.
+    n_planes, n_held_out : int
+        Planes to learn from, and those to measure on.
     settings : FitSettings
     start : Adapter, optional
     check : callable
@@ -117,7 +117,8 @@ def estimate(
     OutOfMemory
         One step does not fit.
     """
-    return probe(model, n_planes, settings, start, check).estimate(n_planes, settings)
+    found = probe(model, n_planes + n_held_out, settings, start, check)
+    return found.estimate(n_planes, n_held_out, settings)
 
 
 def step_memory(model: LoadedModel, settings: FitSettings, start: Adapter | None = None) -> int:
@@ -135,7 +136,7 @@ def probe(
     start: Adapter | None = None,
     check: Callable[[], None] = _nothing,
 ) -> Probe:
-    """Try out what does not depend on the budget; see `estimate`."""
+    """Try out what does not depend on the budget, with so many labelled planes in all."""
     device = next(model.sam.parameters()).device
     dtype = training_dtype(device)
     clock = _Clock(device, check)

@@ -274,11 +274,11 @@ def test_time_and_goal_are_what_the_trainer_is_asked_for(teacher: TeachControlle
     teacher.set_budget("steps")
     teacher.set_steps(120)
     assert engine(teacher).estimated == [
-        (2, "concept", 3.0, None),
-        (2, "both", 3.0, None),
-        (2, "both", 10.0, None),
-        (2, "both", None, 300),
-        (2, "both", None, 120),
+        (2, 1, "concept", 3.0, None),
+        (2, 1, "both", 3.0, None),
+        (2, 1, "both", 10.0, None),
+        (2, 1, "both", None, 300),
+        (2, 1, "both", None, 120),
     ]
     teacher.set_budget("10")
     assert len(engine(teacher).estimated) == 5, "that was known"
