@@ -15,6 +15,7 @@ from benchmarks.floor import matrix_rates, operations
 from benchmarks.measuring import Row, Setting, seconds
 from benchmarks.networks import Networks, clicks, plane
 from benchmarks.peers import NO_MICRO_SAM, MicroSam
+from napari_clipsam.inference.devices import resolve_precision
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -64,10 +65,16 @@ class Bench:
         """Whether the aims for GPUs apply."""
         return self.setting.device.type == "cuda"
 
+    @property
+    def fast_dtype(self) -> torch.dtype:
+        """What `fast` is here."""
+        return resolve_precision(self.fast, self.setting.device)
+
     @cached_property
     def rates(self) -> dict[torch.dtype, float]:
         """Multiply-adds a second of a large matrix product, by dtype."""
-        return matrix_rates(self.setting, (torch.float32, torch.bfloat16))
+        dtypes = dict.fromkeys((torch.float32, torch.bfloat16, self.fast_dtype))
+        return matrix_rates(self.setting, tuple(dtypes))
 
     def segmenter(
         self,

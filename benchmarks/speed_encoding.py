@@ -92,7 +92,7 @@ def encode_rows(bench: Bench) -> list[Row]:
         *rows,
         share(bench, f"{STOCK}, fp32", statistics.median(times["stock"]), single),
         share(bench, f"{given}, fp32", statistics.median(times["ours"]), single),
-        share(bench, f"{given}, {bench.fast}", statistics.median(times["fast"]), torch.bfloat16),
+        share(bench, f"{given}, {bench.fast}", statistics.median(times["fast"]), bench.fast_dtype),
     ]
 
 
@@ -112,7 +112,7 @@ def batch_rows(bench: Bench) -> list[Row]:
 
     def encode(size: int) -> None:
         batch = next(queues[size])
-        segmenter.encode_planes(batch)
+        segmenter.encode_planes(batch, [WORD])
         for one in batch:
             segmenter.prepare(one, WORD)
 
@@ -141,7 +141,7 @@ def batch_rows(bench: Bench) -> list[Row]:
     value = f"{1 / statistics.median(faster['b']):.3g} planes/s"
     least = 10.0 if bench.on_gpu else None
     rows.append(Row(f"{name}: {most}", value, speed.ratio, speed.of, None, speed.spread, least))
-    rows.append(share(bench, f"{name}: {most}", statistics.median(faster["b"]), torch.bfloat16))
+    rows.append(share(bench, f"{name}: {most}", statistics.median(faster["b"]), bench.fast_dtype))
     if not bench.on_gpu:
         rows += [
             Row("GPU, a batch of planes, bf16: planes a second", NO_GPU, of=STOCK, least=10),

@@ -93,6 +93,30 @@ def test_answers_that_are_not_equal_are_not_timed(bench: Bench, nets: Networks) 
         encode_rows(replace(bench, predictor=other.predictor()))
 
 
+@pytest.mark.parametrize(("fast", "dtype"), [("auto", "float32"), ("bf16", "bfloat16")])
+def test_a_rate_is_compared_with_products_of_the_precision_that_ran(
+    fast: Any, dtype: str, bench: Bench
+) -> None:
+    rows = [
+        row
+        for part in ("encode", "batch")
+        for row in PARTS[part](replace(bench, fast=fast))
+        if row.name.startswith("rate") and fast in row.name
+    ]
+    assert [row.of for row in rows] == [f"{dtype} matrix product"] * 2
+
+
+def test_a_batch_goes_as_a_stack_goes_on_a_gpu(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segmenter = bench.segmenter(bench.nets.adapter, "fp32")
+    segmenter.device = torch.device("cuda")
+    monkeypatch.setattr(Bench, "segmenter", lambda *_: segmenter)
+    PARTS["batch"](bench)
+    # One plane and two of them, in two turns each.
+    assert segmenter.calls["trunk"] == segmenter.calls["head"] == 4
+
+
 @pytest.mark.parametrize("way", ["nothing", "stock", "fp32", "fast"])
 def test_each_way_to_encode_has_its_peak(way: str, nets: Networks) -> None:
     assert speed.peak(nets, "tiny", way, CPU, "bf16") > 0
