@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -287,7 +288,8 @@ def test_what_the_rest_takes_is_told_once_some_planes_are_done(
 ) -> None:
     done = run("volume", stack, "--text", "nuclei", "-o", tmp_path / "out.tif")
     told = [line for line in done.err.splitlines() if line.startswith("The rest takes about ")]
-    assert len(told) == 1 and told[0].endswith("on disk.")
+    assert len(told) == 1 and told[0].endswith(" memory.")
+    assert re.match(r"\d+ planes of \d+ x \d+, at most [\d.]+ kB on disk\.", done.err)
 
 
 def test_more_workers_than_memory_holds_are_refused(

@@ -301,7 +301,7 @@ class _Estimate:
     Attributes
     ----------
     planes : str
-        How many there are, for people.
+        How many there are and what they take on the disk, for people.
 
     Raises
     ------
@@ -310,18 +310,23 @@ class _Estimate:
 
     def __init__(self, task: VolumeTask, output: Path) -> None:
         layout = task.layout
-        self._size = len(task.words) * int(np.prod(layout.shape)) * layout.dtype.itemsize
+        size = len(task.words) * int(np.prod(layout.shape)) * layout.dtype.itemsize
         self._steps = 0
         folder = output if output.is_dir() else output.parent
         free = shutil.disk_usage(folder).free
-        if free < _LEAST_ON_DISK * self._size:
+        if free < _LEAST_ON_DISK * size:
             raise OutputError(
                 f"{folder} has {size_text(free)} free; the labels take at least "
-                f"{size_text(_LEAST_ON_DISK * self._size)}. Free some space, or choose another "
+                f"{size_text(_LEAST_ON_DISK * size)}. Free some space, or choose another "
                 "folder."
             )
         height, width = layout.shape[-2:]
-        self.planes = f"{plural(len(task.indices), 'plane')} of {height} x {width}"
+        # With coarser levels; of a TIFF they lie beside its place until it is made.
+        most = size * (4 / 3 if output.suffix == ".zarr" else 7 / 3)
+        self.planes = (
+            f"{plural(len(task.indices), 'plane')} of {height} x {width}, "
+            f"at most {size_text(most)} on disk"
+        )
 
     def __call__(self, step: VolumeProgress) -> str | None:
         """What to say after a step."""
@@ -332,8 +337,7 @@ class _Estimate:
         takes = [f"about {duration(step.seconds_left)}"]
         if step.memory is not None:
             takes.append(f"{size_text(step.memory)} memory")
-        takes.append(f"at most {size_text(self._size)} on disk")
-        return f"The rest takes {', '.join(takes)}."
+        return f"The rest takes {' and '.join(takes)}."
 
 
 def _watched(
