@@ -135,6 +135,7 @@ class FakeFit:
             split.tested_on,
             reason,
             tuple(curve),
+            {"seconds": 120.0, "steps": len(curve) - 1, "planes": len(split.train)},
             resumable=resumable,
         )
         yield TrainEvent("done", 2, 1.0, 120.0, baseline=self.baseline, best=best, result=result)

@@ -173,6 +173,12 @@ def ending(result: TrainResult, seconds: float) -> Hint | None:
             "again.",
             is_error=True,
         )
+    if result.reason == "budget" and not result.improved and result.facts.get("steps") == 0:
+        slices = wording.count(result.facts["planes"], "slice")
+        return Hint(
+            f"The {spent} were used up looking at {slices}, before anything could be learnt, so "
+            "what you had stays. Give it more time, or fewer slices."
+        )
     if not result.improved:
         so_far = f"Nothing better than before was learnt in {spent}"
         stays = f"(held-out {measure} {result.baseline:.2f}), so what you had stays."

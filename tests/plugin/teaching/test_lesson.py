@@ -71,6 +71,17 @@ def test_what_is_not_better_changes_nothing(viewer: ViewerModel, library: Path) 
     assert list(library.iterdir()) == []
 
 
+def test_a_time_that_allows_no_step_is_said_to_be_too_short(viewer: ViewerModel) -> None:
+    stack_with_labels(viewer)
+    teacher = make_teacher(viewer, FakeFit(scores=()))
+    teacher.set_words("mitochondria")
+    teacher.teach()
+    assert hint(teacher) == (
+        "The 2 min were used up looking at 2 slices, before anything could be learnt, so what you "
+        "had stays. Give it more time, or fewer slices."
+    )
+
+
 @pytest.mark.parametrize(
     ("scores", "kept"), [((0.7,), "the best until then is kept"), ((0.2,), "what you had stays")]
 )
