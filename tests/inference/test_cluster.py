@@ -41,6 +41,14 @@ WORD, DEPTH = "blobs", 16
 FEW_SEEDS = InstanceSettings(rounds=1, seed_distance=4, min_score=0, min_inside=0, max_overlap=0.9)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A user's folder for all processes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NAPARI_CLIPSAM_HOME", str(tmp_path_factory.mktemp("home")))
+        yield
+
+
 @pytest.fixture(scope="module")
 def client() -> Iterator[Any]:
     with cluster.local_cluster(2) as client:
@@ -74,6 +82,20 @@ def test_a_recipe_says_what_is_compiled(recipe: Recipe, monkeypatch: pytest.Monk
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(ConfigError, match="no-such-compiler"):
         replace(recipe, compilation="blocks").make()
+
+
+def test_what_words_mean_is_kept_for_all_workers(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NAPARI_CLIPSAM_HOME", str(tmp_path))
+    plane = open_image(np.zeros((32, 32), np.uint8) + np.arange(32, dtype=np.uint8)).plane()
+    asked = []
+    for _ in range(2):
+        segmenter = recipe.make()
+        segmenter.similarity(plane, WORD)
+        asked.append(segmenter.calls["text"])
+
+    assert asked == [1, 0]
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from napari_clipsam.inference.batching import PlaneBatches
 from napari_clipsam.inference.devices import Precision
 from napari_clipsam.inference.instances import InstanceSettings
 from napari_clipsam.inference.segmenter import Segmenter
+from napari_clipsam.inference.texts import texts_folder
 from napari_clipsam.inference.volume import VolumeTask, find_planes
 from napari_clipsam.inference.volume_links import LabelLinker
 from napari_clipsam.models.compiling import Compilation
@@ -81,6 +82,7 @@ class Recipe:
             self.seed,
             self.instances,
             None if self.shelf is None else Shelf(*self.shelf),
+            texts_folder(),
             compilation=self.compilation,
         )
 
