@@ -5,14 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from statistics import fmean
 
+import numpy as np
 import pytest
 import torch
 from lessons import WINDOWED, example, tiny_model
 from torch import Tensor
 
+from napari_clipsam.errors import PlaneError
 from napari_clipsam.models.registry import LoadedModel
 from napari_clipsam.training.learner import HeadLearner
 from napari_clipsam.training.material import Material
+from napari_clipsam.training.samples import Example
 from napari_clipsam.training.settings import FitSettings
 from napari_clipsam.training.starting import prepare_adapter
 from napari_clipsam.training.views import ViewMaker
@@ -146,3 +149,22 @@ def test_the_base_is_not_trained(model: LoadedModel) -> None:
     assert all(p.grad is None for p in (*model.sam.parameters(), *model.clip.parameters()))
     for name, value in model.sam.state_dict().items():
         assert torch.equal(before[name], value), name
+
+
+def test_what_is_too_thin_to_be_shown_is_not_taught_as_missing(model: LoadedModel) -> None:
+    shown, thin, empty = example(0), example(1, side=256), example(2)
+    dots = np.zeros((256, 256), np.int32)
+    dots[8::16, 8::16] = 1
+    thin = replace(thin, labels=dots)
+    empty = replace(empty, labels=np.zeros_like(empty.labels))
+    adapter = prepare_adapter(model, None, SETTINGS, 2)
+    maker = ViewMaker(model, adapter, CPU, torch.float32, True, lambda: None)
+
+    def material(examples: list[Example]) -> Material:
+        views = list(maker.views(examples, 1, 0, False))
+        words = [e.words for e in examples]
+        return Material(model, adapter, views, words, 0, CPU, torch.float32, 1, lambda: None)
+
+    assert [view.example for view in material([shown, thin, empty]).views] == [0, 2]
+    with pytest.raises(PlaneError, match="too thin to be seen"):
+        material([thin, empty])

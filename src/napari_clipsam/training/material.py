@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from napari_clipsam.errors import PlaneError
 from napari_clipsam.semantics import Signals, make_signals, text_vector, valid_patches
 from napari_clipsam.training.starting import absent_words
 from napari_clipsam.training.views import Batch, View, gather
@@ -67,7 +68,13 @@ class Material:
     ) -> None:
         self.model, self.adapter = model, adapter
         # What is known of a view has to say whether the word is there.
-        self.views = [view for view in views if view.shows or view.is_known]
+        self.views = [view for view in views if view.shows or view.is_empty]
+        if not any(view.shows for view in self.views):
+            raise PlaneError(
+                f"What is labelled is too thin to be seen: a plane is shown to the model at "
+                f"{model.sam.config.input_size} pixels. Label something larger, or teach it on a "
+                "smaller part of the image."
+            )
         self.words = list(words)
         self.device, self.dtype, self.batch, self.check = device, dtype, batch, check
         self.generator = torch.Generator().manual_seed(seed)

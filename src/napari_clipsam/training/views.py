@@ -92,6 +92,11 @@ class View:
         """Whether any of the structure is in it, and known."""
         return bool(((self.concept > 0.5) & (self.known > 0)).any())
 
+    @cached_property
+    def is_empty(self) -> bool:
+        """Whether the structure is surely not in it: what is too thin to be shown may be."""
+        return self.is_known and not self.concept.any()
+
 
 @dataclass(frozen=True, eq=False)
 class Batch:
