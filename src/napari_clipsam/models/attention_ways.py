@@ -10,9 +10,9 @@ bias for all queries and keys:
 - Written out, a part at a time that stays in the processor's cache.
 
 They differ by rounding alone. Where keys are many it is measured once which is fastest, on a small
-part of the call at hand, and kept in the user's folder: from then on the same device computes the
-same way. Threads that share a busy processor wait for each other in ways that a short measurement
-does not see, so a CPU with several of them keeps to masks.
+part of the call at hand, and kept in the user's folder: from then on the same device computes calls
+of that size the same way. Threads that share a busy processor wait for each other in ways that a
+short measurement does not see, so a CPU with several of them keeps to masks.
 """
 
 from __future__ import annotations
