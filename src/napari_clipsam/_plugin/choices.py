@@ -130,12 +130,12 @@ def model_choices(setup: Setup) -> dict[str, Any]:
     own = [Choice(str(path), name) for name, path in user_adapters().items()]
     return {
         "models": tuple(found),
-        "adapters": (Choice("default", "the model's own"), Choice("none", "none"), *own),
+        "adapters": (*wording.only("default"), *wording.only("none"), *own),
     }
 
 
 def _model_words(name: str, size_mb: float | None) -> str:
-    shown = "Starter" if name == "starter" else name
+    shown = wording.named(name)
     return shown if size_mb is None else f"{shown} ({size_text(size_mb * 1e6)})"
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
-from napari_clipsam._plugin.state import Hint, ObjectRow
+from napari_clipsam._plugin.state import Choice, Hint, ObjectRow
 from napari_clipsam.session.objects import number_runs
 
 if TYPE_CHECKING:
@@ -20,9 +21,11 @@ __all__ = [
     "count",
     "duration",
     "error_hint",
+    "named",
     "no_image",
     "no_match",
     "object_row",
+    "only",
     "restore_hint",
     "size_title",
     "slices_of_object",
@@ -32,6 +35,18 @@ __all__ = [
 
 # A share of the median score of all objects, and the least score of all.
 _WEAK, _UNSURE = 0.8, 0.3
+
+
+def named(value: str) -> str:
+    """A model or an adapter for people; files go by their names."""
+    path = Path(value)
+    shown = path.stem if path.is_absolute() else value
+    return {"starter": "Starter", "default": "the model's own"}.get(shown, shown)
+
+
+def only(value: str) -> tuple[Choice, ...]:
+    """What is chosen, until it is known what else there is."""
+    return (Choice(value, named(value)),)
 
 
 def answer_line(

@@ -359,6 +359,16 @@ def test_an_active_tool_is_put_down_by_its_button(qtbot: QtBot, make_dock: MakeD
     assert controls.calls == [("set_tool", "")]
 
 
+def test_what_is_chosen_shows_before_it_is_known_what_else_there_is(make_dock: MakeDock) -> None:
+    path = str(Path("mito.safetensors").resolve())
+    dock, controls = make_dock(replace(IMAGE, models=(), adapters=(), adapter=path, device=""))
+    assert dock.search.model.currentText() == "Starter"
+    assert dock.search.adapter.currentText() == "mito"
+    controls.show(replace(IMAGE, adapter="default"))
+    assert dock.search.model.currentText() == "Starter (30 MB, CPU)"
+    assert dock.search.adapter.currentText() == "the model's own"
+
+
 def test_a_model_that_is_not_installed_cannot_be_picked(make_dock: MakeDock) -> None:
     dock, _ = make_dock(IMAGE)
     box = dock.search.model

@@ -145,7 +145,8 @@ class FindSection(QWidget):
         self.image.show_choices(state.images, state.image)
         self.channel.show_choices(state.channels, state.channel)
         self.model.show_choices(_with_device(state), state.model)
-        self.adapter.show_choices(state.adapters, state.adapter)
+        adapters = state.adapters or wording.only(state.adapter)
+        self.adapter.show_choices(adapters, state.adapter)
         self.word.show_lists(state.history, state.known_words)
         self.word.show_word(state.word)
         self._radios[state.target].setChecked(True)
@@ -400,5 +401,5 @@ def _with_device(state: DockState) -> tuple[Choice, ...]:
 
     return tuple(
         replace(choice, text=on_device(choice.text)) if choice.value == state.model else choice
-        for choice in state.models
+        for choice in state.models or wording.only(state.model)
     )
