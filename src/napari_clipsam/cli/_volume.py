@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from napari_clipsam._machine import check_room, memory, size_text
+from napari_clipsam._machine import check_room, folder_size, memory, size_text
 from napari_clipsam.cli._common import (
     Progress,
     chosen_adapter,
@@ -287,12 +287,10 @@ def _shelf(folder: Path | None) -> tuple[str, int] | None:
     """Where the cache is, and how many bytes it may take."""
     if folder is None:
         return None
-    from napari_clipsam.inference.shelf import bytes_in
-
     place = folder.resolve()
     there = next(one for one in (place, *place.parents) if one.is_dir())
     # What it holds already is its own: bounded by half of the rest, it would throw that away.
-    return str(place), (shutil.disk_usage(there).free + bytes_in(place)) // 2
+    return str(place), (shutil.disk_usage(there).free + folder_size(place)) // 2
 
 
 class _Estimate:

@@ -17,10 +17,10 @@ import uuid
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from napari_clipsam._machine import folder_size
 from napari_clipsam.errors import OutputError
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ class Shelf:
             _write(part, key, values)
             part.rename(place)
             with self._lock:
-                self.bytes += bytes_in(place)
+                self.bytes += folder_size(place)
         except OSError as error:
             if not place.is_dir():
                 # Not asked again: every plane would wait for a full disk.
@@ -187,7 +187,7 @@ class Shelf:
                 continue
             for place in places:
                 try:
-                    yield place, bytes_in(place), place.stat().st_mtime
+                    yield place, folder_size(place), place.stat().st_mtime
                 except FileNotFoundError:
                     # Another process needed the room.
                     continue
@@ -249,12 +249,3 @@ def _write(place: Path, key: str, values: NDArray[np.generic]) -> None:
         config={"write_empty_chunks": True},
     )
     array[...] = values
-
-
-def bytes_in(folder: Path) -> int:
-    """Bytes of all files below a folder; what others delete meanwhile may be left out."""
-    total = 0
-    with suppress(FileNotFoundError):
-        for file in folder.rglob("*"):
-            total += file.stat().st_size if file.is_file() else 0
-    return total
