@@ -44,7 +44,10 @@ ROWS = {
     "click": ("a click, from the mouse event to the drawn mask", None),
     "decoder": ("... of it in the decoder", None),
     "rest": ("... all the rest / the decoder", 1.0),
+    "closer": ("the same click, to the mask of the closer look", None),
 }
+#: Seconds somebody looks at a mask before the next click.
+PAUSE = 1.0
 
 
 class Watch:
@@ -57,24 +60,28 @@ class Watch:
 
     def __init__(self, session: Session) -> None:
         self._keeper = session.controller.keeper
-        self._before: object = None
-        self._drawn: float | None = None
+        self._latest: object = self._keeper.state.draft
+        self._drawn: list[float] = []
         canvas = session.viewer.window._qt_viewer.canvas
         canvas._scene_canvas.events.draw.connect(self._on_draw, position="last")
 
     def drawn(self, act: Callable[[], Any]) -> float:
         """Do something; the clock when its answer was drawn."""
+        self._latest, self._drawn = self._keeper.state.draft, []
+        act()
+        return self.nth(1)
+
+    def nth(self, answer: int) -> float:
+        """The clock when the first, second, ... answer to what was done last was drawn."""
         from docs.screenshots.sessions import wait
 
-        self._before, self._drawn = self._keeper.state.draft, None
-        act()
-        wait(lambda: self._drawn is not None)
-        assert self._drawn is not None
-        return self._drawn
+        wait(lambda: len(self._drawn) >= answer)
+        return self._drawn[answer - 1]
 
     def _on_draw(self, _: object) -> None:
-        if self._drawn is None and self._keeper.state.draft is not self._before:
-            self._drawn = time.perf_counter()
+        if self._keeper.state.draft is not self._latest:
+            self._latest = self._keeper.state.draft
+            self._drawn.append(time.perf_counter())
 
 
 class Desk:
@@ -108,7 +115,7 @@ class Desk:
         self.dock_seconds = _painted(dock) - self.asked
         self._session = Session(viewer)
         self._watch = Watch(self._session)
-        self.stages: Mapping[str, float] = {}
+        self._answers: list[Found | None] = []
         self._overhear()
         return self
 
@@ -135,6 +142,13 @@ class Desk:
         drawn = self._watch.drawn(press)
         return start, drawn
 
+    def closer(self) -> float | None:
+        """The clock when the closer look at what was clicked was drawn; None without one."""
+        from docs.screenshots.sessions import wait
+
+        wait(lambda: self._answers[-1] is None)
+        return self._watch.nth(2) if len(self._answers) == 3 else None
+
     def find(self, word: str) -> float:
         """Type a word: the clock when what it found was drawn."""
         from qtpy.QtCore import Qt
@@ -150,23 +164,32 @@ class Desk:
 
         self._session.key(Qt.Key.Key_G)
 
+    @property
+    def stages(self) -> Mapping[str, float]:
+        """Seconds that the first answer took, by stage, which the dock says in words only."""
+        first = self._answers[0]
+        assert first is not None
+        return first.prediction.seconds
+
     def start_over(self) -> None:
-        """Press Clear and let napari rest."""
+        """Press Clear and look on for a while."""
         from qtpy.QtTest import QTest
 
         self._session.controller.clear()
-        QTest.qWait(100)
+        QTest.qWait(int(1e3 * PAUSE))
 
     def _overhear(self) -> None:
-        """Keep the stages of the latest answer, which the dock says in words only."""
+        """Keep the answers to the latest question, and a None at their end."""
         engine = self._session.controller.engine
         answer = engine.answer
 
         def heard(*args: Any) -> Iterator[Any]:
+            self._answers = []
             for value in answer(*args):
                 if isinstance(value, Found):
-                    self.stages = value.prediction.seconds
+                    self._answers.append(value)
                 yield value
+            self._answers.append(None)
 
         engine.answer = heard  # type: ignore[method-assign]
 
@@ -195,6 +218,8 @@ def clicks(turns: int) -> dict[str, list[float]]:
             start, drawn = desk.click(number)
             if number:  # the first one loads the model and encodes the image
                 whole, decoder = drawn - start, desk.stages["decode"]
+                if closer := desk.closer():
+                    found["closer"].append(closer - start)
                 found["click"].append(whole)
                 found["decoder"].append(decoder)
                 found["rest"].append((whole - decoder) / decoder)

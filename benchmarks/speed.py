@@ -108,7 +108,7 @@ def peak(nets: Networks, arch: str, way: str, device: torch.device, fast: str) -
     elif way != "nothing":
         precision = "fp32" if way == "fp32" else fast
         segmenter = nets.segmenter(device, nets.adapter, precision)  # type: ignore[arg-type]
-        segmenter.prepare(one, WORD)
+        segmenter.ahead.prepare(one, WORD)
     return peak_memory(device)
 
 

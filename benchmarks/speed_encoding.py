@@ -40,7 +40,7 @@ class Encoder:
 
     def encode(self) -> None:
         """Trunk and conditioned head of that plane."""
-        self._segmenter.prepare(self._plane, WORD)
+        self._segmenter.ahead.prepare(self._plane, WORD)
 
 
 def rate_rows(bench: Bench) -> list[Row]:
@@ -112,9 +112,9 @@ def batch_rows(bench: Bench) -> list[Row]:
 
     def encode(size: int) -> None:
         batch = next(queues[size])
-        segmenter.encode_planes(batch, [WORD])
+        segmenter.ahead.encode_planes(batch, [WORD])
         for one in batch:
-            segmenter.prepare(one, WORD)
+            segmenter.ahead.prepare(one, WORD)
 
     variants: dict[str, Callable[[], object]] = {
         f"{size}": lambda size=size: encode(size) for size in sizes

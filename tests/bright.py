@@ -54,6 +54,8 @@ class BrightSegmenter:
         self.asked: list[tuple[Prompts, Any]] = []
         self.planes: list[Plane] = []
         self.settings = {"seed": seed}
+        # It needs no trunk.
+        self.ahead = SimpleNamespace(encode_planes=lambda planes, words=(): None)
 
     def set_plane(self, plane: Plane | np.ndarray) -> None:
         assert isinstance(plane, Plane)
@@ -78,9 +80,6 @@ class BrightSegmenter:
     def take_troubles(self) -> list[str]:
         """It keeps nothing on disk."""
         return []
-
-    def encode_planes(self, planes: Sequence[Plane], words: Sequence[str] = ()) -> None:
-        """It needs no trunk."""
 
     def predict(
         self, prompts: Prompts, target: Any = None, previous: Any = None, progress: Any = None

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from bright import Run
 
+import napari_clipsam
 from napari_clipsam.cli import _doctor
 from napari_clipsam.models import registry
 from napari_clipsam.models.registry import LoadedModel
@@ -71,6 +72,8 @@ def test_a_starter_that_does_not_run_is_status_1(run: Run, monkeypatch: pytest.M
 
 def test_it_survives_without_torch(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
+    # What is imported anew would stay an attribute of the package.
+    monkeypatch.setattr(napari_clipsam, "models", napari_clipsam.models)
     for name in [n for n in sys.modules if n.startswith("napari_clipsam.models")]:
         monkeypatch.delitem(sys.modules, name)
     done = run("doctor")

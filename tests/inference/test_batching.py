@@ -18,6 +18,7 @@ class Room:
     def __init__(self, room: int, device: str = "cuda", kept: int = 100) -> None:
         self.room, self.device, self.kept = room, torch.device(device), kept
         self.encoded: list[int] = []
+        self.ahead = self
 
     def most_planes(self, words: int) -> int:
         return self.kept // max(1, words)

@@ -10,6 +10,7 @@ import torch
 
 from napari_clipsam.geometry import whole_plane
 from napari_clipsam.inference import encoding
+from napari_clipsam.inference.ahead import Ahead
 from napari_clipsam.inference.encoding import View
 from napari_clipsam.inference.requests import PredictRequest
 from napari_clipsam.inference.segmenter import Segmenter
@@ -35,7 +36,10 @@ def test_clips_features_keep_full_precision(
 
 
 def test_on_a_gpu_the_head_runs_once_for_all_words_in_all_planes(
-    segmenter: Segmenter, make_adapter: Callable[..., Adapter], make_plane: Callable[..., Plane]
+    segmenter: Segmenter,
+    make_adapter: Callable[..., Adapter],
+    make_plane: Callable[..., Plane],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     segmenter.set_adapter(make_adapter(words=("nuclei",)))
     planes, words = [make_plane(seed=seed) for seed in (0, 1)], ["nuclei", "cells", "Nuclei"]
@@ -43,9 +47,8 @@ def test_on_a_gpu_the_head_runs_once_for_all_words_in_all_planes(
     one_by_one = [segmenter.answer(request) for request in requests]
     segmenter._encoder.clear()
     segmenter.calls.clear()
-    # What decides is where the Segmenter runs; the networks stay where they are.
-    segmenter.device = torch.device("cuda")
-    segmenter.encode_planes(planes, words)
+    monkeypatch.setattr(Ahead, "heads_together", True)
+    segmenter.ahead.encode_planes(planes, words)
     assert segmenter.calls == {"trunk": 1, "clip": 1, "text": 2, "head": 1}
 
     together = [segmenter.answer(request) for request in requests]
@@ -62,19 +65,22 @@ def test_on_a_cpu_words_go_one_by_one(
     segmenter: Segmenter, make_adapter: Callable[..., Adapter], make_plane: Callable[..., Plane]
 ) -> None:
     segmenter.set_adapter(make_adapter())
-    segmenter.encode_planes([make_plane()], ["nuclei", "cells"])
+    segmenter.ahead.encode_planes([make_plane()], ["nuclei", "cells"])
     assert "head" not in segmenter.calls and segmenter.calls["trunk"] == 1
 
 
 def test_a_batch_that_the_caches_hold_is_computed_once(
-    model: LoadedModel, make_adapter: Callable[..., Adapter], make_plane: Callable[..., Plane]
+    model: LoadedModel,
+    make_adapter: Callable[..., Adapter],
+    make_plane: Callable[..., Plane],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     words, adapter = ["nuclei", "cells"], make_adapter(own_objects=False, conditioned_objects=False)
     segmenter = Segmenter(model, adapter, "cpu", cache_bytes=170_000)
-    segmenter.device = torch.device("cuda")
-    most = segmenter.most_planes(len(words))
+    monkeypatch.setattr(Ahead, "heads_together", True)
+    most = segmenter.ahead.most_planes(len(words))
     planes = [make_plane(seed=seed) for seed in range(most)]
-    segmenter.encode_planes(planes, words)
+    segmenter.ahead.encode_planes(planes, words)
     segmenter.calls.clear()
     for plane in planes:
         for word in words:
@@ -95,7 +101,7 @@ def test_pixels_go_to_the_device_once_for_trunk_and_clip(
 ) -> None:
     sent = []
     monkeypatch.setattr(encoding, "to_device", lambda pixels, device: sent.append(1) or pixels)
-    segmenter.encode_planes([make_plane(seed=seed) for seed in range(count)])
+    segmenter.ahead.encode_planes([make_plane(seed=seed) for seed in range(count)])
 
     assert segmenter.calls["trunk"] == segmenter.calls["clip"] == 1
     assert len(sent) == count

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from napari_clipsam.geometry import Frame, tiles, whole_plane
 from napari_clipsam.inference.frames import (
+    closer_frame,
     concept_frames,
+    frames_like,
     holds,
     is_large,
     object_frame,
@@ -109,6 +111,60 @@ def test_a_click_has_context_on_all_sides() -> None:
         assert frame.shape == (64, 64)
         assert y - frame.origin[0] >= 4 or frame.origin[0] == 0
         assert frame.origin[0] + 64 - y >= 4 or frame.origin[0] + 64 == 500
+
+
+@given(prompted(), st.booleans())
+def test_a_closer_frame_holds_the_object_and_its_prompts_and_enlarges_both(
+    given_: tuple[tuple[int, int], Prompts], squash: bool
+) -> None:
+    shape, prompts = given_
+    frame = object_frame(shape, prompts, 64, squash)
+    y, x = (prompts.points if len(prompts.points) else prompts.boxes)[0, :2].clip(0)
+    box = (y, x, y + 3, x + 2)
+    closer = closer_frame(frame, shape, prompts, box, 32)
+
+    side = 3 * 64 / max(frame.shape)
+    if closer is None:
+        wide = not prompts.boxes.size or np.ptp(prompts.boxes.reshape(-1, 2), axis=0).max() > 3
+        assert side >= 32 or len(prompts.points) > 1 or wide
+        return
+    assert side < 32
+    assert holds(closer, prompts, shape)
+    assert holds(closer, Prompts(boxes=[box]), shape)
+    assert closer.squash is squash and closer.input_size == 64
+    assert max(frame.shape) / 4 <= max(closer.shape) < max(frame.shape)
+
+
+@pytest.mark.parametrize(
+    ("side", "width"), [(1, 16), (4, 16), (8, 16), (9, 32), (16, 32), (17, None), (40, None)]
+)
+def test_an_object_is_enlarged_as_often_as_it_needs(side: int, width: int | None) -> None:
+    click = Prompts(points=[(30, 30)])
+    box = (30 - side // 2, 30, 30 - side // 2 + side, 31)
+    closer = closer_frame(whole_plane((64, 60), 64), (64, 60), click, box, 17)
+    assert (closer and closer.shape[0]) == (None if width is None else width)
+
+
+def test_objects_alike_and_near_share_a_closer_frame() -> None:
+    shape = (64, 64)
+    frames = {
+        closer_frame(
+            whole_plane(shape, 64), shape, Prompts(points=[(y, x)]), (y, x, y + 5, x + 5), 16
+        )
+        for y in range(20, 26)
+        for x in range(20, 26)
+    }
+    assert len(frames) <= 4
+
+
+def test_frames_like_one_come_by_distance() -> None:
+    shape = (200, 190)
+    (first, *_) = tiles(shape, 32, 16, 64)
+    like = frames_like(first, shape, 5)
+    assert first not in like and len(like) == 4, "itself is among the five"
+    far = [max(abs(f.origin[0]), abs(f.origin[1])) for f in like]
+    assert far == sorted(far) and far[0] == 16 and max(far) <= 32
+    assert {f.shape for f in like} == {(32, 32)}
 
 
 def test_a_box_larger_than_a_tile_is_zoomed_to() -> None:

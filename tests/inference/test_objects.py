@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from tiny import tiny_sam
 
-from napari_clipsam.adapters.inject import Adapter
+from napari_clipsam.adapters.base import AdapterConfig
+from napari_clipsam.adapters.inject import Adapter, build_adapter
 from napari_clipsam.errors import PromptError
-from napari_clipsam.inference.requests import PredictRequest
+from napari_clipsam.geometry import Frame, whole_plane
+from napari_clipsam.inference import objects
+from napari_clipsam.inference.decoding import ObjectPrompt
+from napari_clipsam.inference.objects import is_cut
+from napari_clipsam.inference.requests import ObjectMask, PredictRequest
 from napari_clipsam.inference.segmenter import Segmenter
+from napari_clipsam.models.clip import Clip
+from napari_clipsam.models.decoder import Decoded
+from napari_clipsam.models.registry import LoadedModel
 from napari_clipsam.planes import Plane
 from napari_clipsam.prompts import Prompts
 
@@ -65,3 +77,129 @@ def test_one_that_cannot_be_answered_is_refused_before_any_work(
 
 def test_no_objects_are_no_answers(segmenter: Segmenter, make_plane: MakePlane) -> None:
     assert segmenter.answer_objects(make_plane(), []) == []
+
+
+@pytest.fixture
+def closer(clip: Clip, monkeypatch: pytest.MonkeyPatch) -> Segmenter:
+    """One whose SAM gains by looking closer; around the last click it sees a disc of 5 pixels."""
+    sam = tiny_sam(stem_widths=(8,) * 5, stem_blocks=(0,) * 5)
+    segmenter = Segmenter(LoadedModel("tiny", sam, clip, None), device="cpu")
+
+    def discs(_: Any, prompts: Sequence[ObjectPrompt], frame: Frame) -> Iterator[Decoded]:
+        y, x = np.mgrid[:16, :16] * 4 + 1.5
+        for prompt in prompts:
+            cx, cy = frame.to_model(prompt.points)[-1]
+            radius = 2.5 * frame.input_size / max(frame.shape)
+            logits = torch.as_tensor(radius - np.hypot(y - cy, x - cx)).expand(1, 3, 16, 16)
+            n = 3 if prompt.ambiguous else 1
+            yield Decoded(logits[:, :n], torch.tensor([[0.9, 0.8, 0.7]])[:, :n], torch.zeros(1, 1))
+
+    monkeypatch.setattr(segmenter._decoder, "objects", discs)
+    return segmenter
+
+
+def test_a_small_object_is_looked_at_again_in_an_enlarged_part(
+    closer: Segmenter, make_plane: MakePlane
+) -> None:
+    plane, click = make_plane(), Prompts(points=[(20, 30)])
+    request = PredictRequest(plane, click)
+    first = closer.answer(request, closely=False)
+    again = closer.closer(request, first)
+    assert again is not None
+
+    assert first.objects[0].frame == whole_plane(plane.shape, 64)
+    seen = again.objects[0].frame
+    assert seen is not None and seen.shape == (32, 32)
+    assert len(again.alternatives) == 2
+    assert again.objects[0].box == (18, 28, 23, 33)
+    assert first.objects[0].area < again.objects[0].area, "at a cell of 4 pixels it looked small"
+    (whole,) = closer.answer_objects(plane, [click])
+    assert whole.objects[0].frame == seen, "a script need not ask twice"
+
+    more = Prompts(points=[(20, 30), (21, 31)])
+    refined = closer.answer(PredictRequest(plane, more), whole.objects[0])
+    assert refined.objects[0].frame == seen, "what is corrected stays where it was found"
+
+
+def test_what_would_be_cut_off_keeps_the_first_answer(
+    closer: Segmenter, make_plane: MakePlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = PredictRequest(make_plane(), Prompts(points=[(20, 30)]))
+    first = closer.answer(request, closely=False)
+    monkeypatch.setattr(objects, "is_cut", lambda *_: True)
+    assert closer.closer(request, first) is None
+    assert closer.answer(request).objects[0].frame == first.objects[0].frame
+
+
+@pytest.mark.parametrize("own_objects", [False, True])
+def test_an_adapter_that_decodes_objects_looks_at_the_scale_it_was_taught_at(
+    closer: Segmenter, make_plane: MakePlane, own_objects: bool
+) -> None:
+    config = AdapterConfig(
+        n_conditioned=1, own_objects=own_objects, conditioned_objects=own_objects
+    )
+    adapter = build_adapter(config, closer.model.sam, closer.model.clip, seed=0)
+    closer.set_adapter(adapter.with_info(words=("nuclei",)))
+    request = PredictRequest(make_plane(), Prompts("nuclei", points=[(20, 30)]))
+    again = closer.closer(request, closer.answer(request, closely=False))
+    assert (again is None) is own_objects
+
+
+def test_a_small_box_is_looked_at_from_closer_at_once(
+    closer: Segmenter, make_plane: MakePlane
+) -> None:
+    plane, centre = make_plane(), (23, 23)
+    small = Prompts(points=[centre], boxes=[(20, 20, 25, 25)])
+    large = Prompts(points=[centre], boxes=[(0, 0, 48, 64)])
+    first, second = closer.answer_objects(plane, [small, large])
+    assert closer.calls["trunk"] == 2
+    assert first.objects[0].frame is not None and first.objects[0].frame.shape == (32, 32)
+    assert second.objects[0].frame == whole_plane(plane.shape, 64)
+    request = PredictRequest(plane, large)
+    assert closer.closer(request, second) is None, "its disc is small, but the box is meant"
+
+
+def test_sam_itself_looks_once(segmenter: Segmenter, make_plane: MakePlane) -> None:
+    request = PredictRequest(make_plane(), Prompts(boxes=[(20, 20, 26, 26)]))
+    answer = segmenter.answer(request)
+    assert answer.objects[0].frame == whole_plane(request.plane.shape, 64)
+    assert segmenter.closer(request, answer) is None
+    assert segmenter.ahead.parts_like(request.plane.shape, answer.objects[0]) == []
+
+
+def test_parts_like_that_of_an_object_are_encoded_ahead(
+    closer: Segmenter, make_plane: MakePlane
+) -> None:
+    plane = make_plane()
+    found = closer.answer_objects(plane, [Prompts(points=[(20, 30)])])[0].objects[0]
+    parts = closer.ahead.parts_like(plane.shape, found)
+    assert parts and found.frame not in parts and {part.shape for part in parts} == {(32, 32)}
+    for part in parts:
+        closer.ahead.prepare(plane, None, part)
+    closer.calls.clear()
+    closer.answer_objects(plane, [Prompts(points=[(20, 42)])])
+    assert closer.calls["trunk"] == 0
+    assert (
+        closer.ahead.parts_like(plane.shape, replace(found, frame=whole_plane(plane.shape, 64)))
+        == []
+    )
+
+
+@pytest.mark.parametrize(
+    ("box", "cut"),
+    [
+        ((0, 0, 5, 5), False),
+        ((4, 10, 9, 12), True),
+        ((5, 10, 9, 12), False),
+        ((10, 8, 12, 9), True),
+        ((10, 9, 20, 12), True),
+        ((10, 9, 12, 24), True),
+        ((10, 9, 19, 23), False),
+    ],
+)
+def test_a_mask_that_ends_with_its_part_may_be_cut(box: tuple[int, ...], cut: bool) -> None:
+    y0, x0, y1, x1 = box
+    one = ObjectMask((y0, x0, y1, x1), np.ones((y1 - y0, x1 - x0), bool), 0.5)
+    assert is_cut(one, Frame((4, 8), (16, 16), 64), (40, 40)) is cut
+    whole = Frame((0, 0), (40, 40), 64)
+    assert not is_cut(one, whole, (40, 40)), "the plane ends there as well"

@@ -436,7 +436,7 @@ def test_points_before_any_word_are_the_bases_where_it_decodes_objects(
     assert (found.text, found.note) == (None, "")
     assert segmenter.calls["clip"] == segmenter.calls["text"] == 0
     before = segmenter.calls["trunk"]
-    segmenter.prepare(make_plane())
+    segmenter.ahead.prepare(make_plane())
     assert (segmenter.calls["trunk"], segmenter.calls["clip"]) == (before, 0)
 
     assert segmenter.predict(Prompts(boxes=[(5, 5, 30, 40)])).text == "nuclei"
@@ -936,7 +936,7 @@ def test_a_click_in_a_prepared_plane_is_only_decoded(
 ) -> None:
     segmenter.set_adapter(make_adapter(words=("nuclei",)) if adapted else None)
     plane = make_plane()
-    segmenter.prepare(plane, word)
+    segmenter.ahead.prepare(plane, word)
     segmenter.set_plane(plane)
     assert +spent(segmenter, Prompts(word, points=[(20, 20)])) == {"decode": 1}
 
@@ -944,9 +944,9 @@ def test_a_click_in_a_prepared_plane_is_only_decoded(
 def test_what_cannot_be_prepared_is_left_to_the_click(
     segmenter: Segmenter, make_adapter: MakeAdapter, make_plane: MakePlane
 ) -> None:
-    segmenter.prepare(make_plane((300, 300)))
+    segmenter.ahead.prepare(make_plane((300, 300)))
     segmenter.set_adapter(make_adapter())
-    segmenter.prepare(make_plane())
+    segmenter.ahead.prepare(make_plane())
     assert segmenter.calls["trunk"] == 0
 
 

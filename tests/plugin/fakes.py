@@ -40,7 +40,8 @@ def square(y: float, x: float, side: int = SIDE, score: float = 0.9) -> ObjectMa
 class FakeEngine(Engine):
     """Answers a click with a square around it and a word with squares at `CORNERS`.
 
-    "vacuoles" are never there; a negative click makes the square smaller.
+    "vacuoles" are never there; a negative click makes the square smaller. With `closer` a square
+    that is half as wide takes the place of the first, after `between`.
     """
 
     asked: list[Ask] = field(default_factory=list)
@@ -49,6 +50,8 @@ class FakeEngine(Engine):
     error: ClipSamError | None = None
     on_step: Callable[[], None] = lambda: None
     loaded: Setup | None = None
+    closer: bool = False
+    between: Callable[[], None] = lambda: None
 
     def load(self, setup: Setup) -> Iterator[Loaded]:
         if self.error is not None:
@@ -64,10 +67,17 @@ class FakeEngine(Engine):
         shape = ask.read(ask.key).shape
         if ask.target != "object":
             yield Similar(ask.key, np.ones((4, 4), np.float32))
-        yield Found(ask.key, Prediction(shape, ask.target, **_answer(ask, shape)), 0.1)
+        answer = Prediction(shape, ask.target, **_answer(ask, shape))
+        yield Found(ask.key, answer, 0.1)
+        if self.closer and ask.target == "object":
+            self.between()
+            y, x = answer.objects[0].box[:2]
+            yield Found(ask.key, replace(answer, objects=(square(y, x, SIDE // 2),)), 0.2, True)
 
-    def prepare(self, setup: Setup, read: Any, keys: Any, word: str | None) -> Iterator[Any]:
-        self.prepared.append((keys, word))
+    def prepare(
+        self, setup: Setup, read: Any, keys: Any, word: str | None, like: Any = None
+    ) -> Iterator[Any]:
+        self.prepared.append((keys, word, like))
         yield from self.load(setup) if self.error is None else ()
         yield None
 

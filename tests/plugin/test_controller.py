@@ -97,6 +97,34 @@ def test_clicks_make_one_object_and_refine_it(flat: SegmentController) -> None:
     assert one.masks[HERE].area == (SIDE - 2) ** 2
 
 
+def test_a_second_look_takes_the_place_of_the_first_in_one_step(flat: SegmentController) -> None:
+    engine(flat).closer = True
+    seen: list[int] = []
+    engine(flat).between = lambda: seen.append(flat.keeper.state.draft[0].masks[HERE].area)
+    click(flat, 20, 20)
+
+    assert seen == [SIDE**2], "the first answer is not waited with"
+    (one,) = flat.keeper.state.draft
+    assert one.masks[HERE].area == (SIDE // 2) ** 2
+    assert "0.20 s" in flat.state.answer
+    assert np.count_nonzero(flat.viewer.layers["cells preview"].data) == (SIDE // 2) ** 2
+    assert engine(flat).prepared[-1][-1] is one.masks[HERE], "its like is looked for nearby"
+    flat.undo()
+    assert not flat.keeper.state.draft and not flat.state.undo_text
+
+
+def test_a_second_look_changes_nothing_once_the_user_went_on(flat: SegmentController) -> None:
+    engine(flat).closer = True
+    engine(flat).between = flat.keep
+    click(flat, 20, 20)
+    assert np.count_nonzero(labels(flat, "objects")) == SIDE**2
+    assert not flat.keeper.state.draft
+
+    engine(flat).between = flat.undo
+    click(flat, 30, 30)
+    assert not flat.keeper.state.draft
+
+
 def test_a_word_joins_the_clicks(flat: SegmentController) -> None:
     flat.set_target("object")
     flat.find("nuclei")

@@ -16,6 +16,7 @@ from napari_clipsam._machine import Memory
 from napari_clipsam._plugin import engine as engine_module
 from napari_clipsam._plugin.engine import Engine, Lent, Setup
 from napari_clipsam._plugin.layers import open_layer
+from napari_clipsam.inference.requests import ObjectMask
 from napari_clipsam.models.weights import save_clip, save_sam
 from napari_clipsam.training.budget import Probe
 from napari_clipsam.training.events import Estimate
@@ -73,7 +74,8 @@ def test_a_model_is_loaded_ahead_only_where_it_leaves_room(
 def test_it_says_which_plane_it_encodes_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     engine, setup = Engine(lambda: None), Setup()
     said: list[Any] = []
-    model = SimpleNamespace(prepare=lambda plane, word: said.append(engine.encoding))
+    ahead = SimpleNamespace(prepare=lambda plane, word: said.append(engine.encoding))
+    model = SimpleNamespace(ahead=ahead)
     monkeypatch.setattr(Engine, "load", lambda *_: iter(()))
     monkeypatch.setattr(Engine, "_ready", model)
     read: Any = open_layer(Image(np.zeros((3, 8, 8), np.uint8))).reader()
@@ -81,6 +83,30 @@ def test_it_says_which_plane_it_encodes_ahead(monkeypatch: pytest.MonkeyPatch) -
     for _ in engine.prepare(setup, read, keys, None):
         said.append(engine.encoding)
     assert said == [keys[0], None, keys[1], None]
+
+
+def test_parts_with_its_like_are_encoded_before_the_planes_beside(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said: list[Any] = []
+    ahead = SimpleNamespace(
+        prepare=lambda plane, word, part=None: said.append((plane.index, word, part)),
+        parts_like=lambda shape, like: [(shape, like), "further"],
+    )
+    model = SimpleNamespace(ahead=ahead)
+    monkeypatch.setattr(Engine, "load", lambda *_: iter(()))
+    monkeypatch.setattr(Engine, "_ready", model)
+    read: Any = open_layer(Image(np.zeros((3, 8, 9), np.uint8))).reader()
+    keys, like = ((1, None, None), (2, None, None)), ObjectMask((0, 0, 1, 1), np.ones((1, 1)), 1.0)
+    steps = Engine(lambda: None).prepare(Setup(), read, keys, "nuclei", like)
+    assert list(steps) == [None] * 4, "somebody who asks meanwhile need not wait for all"
+    here, beside = read(keys[0]).index, read(keys[1]).index
+    assert said == [
+        (here, "nuclei", None),
+        (here, "nuclei", ((8, 9), like)),
+        (here, "nuclei", "further"),
+        (beside, "nuclei", None),
+    ]
 
 
 def test_another_clip_reads_the_words_of_the_same_model(tmp_path: Path) -> None:

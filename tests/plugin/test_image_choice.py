@@ -120,14 +120,14 @@ def test_the_layer_for_the_answer_is_made_while_the_model_works(
 
 
 def test_the_slice_that_is_shown_is_prepared_when_the_dock_opens(deep: SegmentController) -> None:
-    keys, word = engine(deep).prepared[0]
+    keys, word, _ = engine(deep).prepared[0]
     assert [k[0] for k in keys] == [3] and word is None
     assert deep.state.device == "CPU" and deep.state.hint is None
 
 
 def test_the_neighbours_of_a_slice_are_prepared(deep: SegmentController) -> None:
     deep.find("nuclei")
-    keys, word = engine(deep).prepared[-1]
+    keys, word, _ = engine(deep).prepared[-1]
     assert [k[0] for k in keys] == [3, 4, 2] and word == "nuclei"
 
 

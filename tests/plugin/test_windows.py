@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -85,18 +85,20 @@ class Model:
 
     asked: list[tuple[PredictRequest, Any]] = field(default_factory=list)
 
-    def answer(self, request: PredictRequest, previous: Any, progress: Any = None) -> Prediction:
+    def answer(
+        self, request: PredictRequest, previous: Any, progress: Any = None, closely: bool = True
+    ) -> Prediction:
         self.asked.append((request, previous))
         if request.target != "object":
             progress(1, 4)
             return Prediction(request.plane.shape, "concept")
         return Prediction(request.plane.shape, "object", (square(*request.prompts.points[0]),))
 
+    def closer(self, request: PredictRequest, answer: Prediction) -> Prediction:
+        return replace(answer, objects=(square(*request.prompts.points[0], 4),))
+
     def similarity(self, plane: Any, word: str) -> None:
         return None
-
-    def prepare(self, plane: Any, word: str | None) -> None:
-        raise AssertionError("a large plane is not read ahead")
 
 
 class Ready(Engine):
@@ -114,19 +116,21 @@ def test_only_the_part_around_a_click_is_read() -> None:
     working._segmenter = model  # type: ignore[assignment]
     read = open_layer(Image(np.zeros((2, 400, 300), np.uint8))).reader()
     click = Prompts("nuclei", points=[(310, 40)])
-    (found,) = working.answer(Setup(), Ask(read, KEY, click, "object"))
-    assert isinstance(found, Found)
+    found, closer = working.answer(Setup(), Ask(read, KEY, click, "object"))
+    assert isinstance(found, Found) and isinstance(closer, Found)
+    assert (found.closer, closer.closer) == (False, True)
     request, _ = model.asked[-1]
     assert request.plane.shape == (64, 64)
     assert found.prediction.shape == (400, 300)
     assert found.prediction.objects[0].box[:2] == (310, 40)
+    assert closer.prediction.objects[0].box == (310, 40, 314, 44)
 
     more = Prompts("nuclei", points=[(310, 40), (315, 45)])
     previous = found.prediction.objects[0]
-    list(working.answer(Setup(), Ask(read, KEY, more, "object", previous)))
+    (_,) = working.answer(Setup(), Ask(read, KEY, more, "object", previous))
     request, seen = model.asked[-1]
     assert tuple(request.prompts.points[0]) == seen.box[:2], "both count the window's own pixels"
 
     list(working.answer(Setup(), Ask(read, KEY, Prompts("nuclei"), "concept")))
     assert told == [engine.Tiles(1, 4)]
-    assert list(working.prepare(Setup(), read, (KEY,), None)) == [None]
+    assert list(working.prepare(Setup(), read, (KEY,), None, previous)) == [None]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from napari_clipsam._plugin.controller import SegmentController
     from napari_clipsam._plugin.state import Target
     from napari_clipsam.inference.requests import ObjectMask
-    from napari_clipsam.session.objects import PlaneKey
+    from napari_clipsam.session.objects import PlaneKey, SessionState
 
 __all__ = ["Asking"]
 
@@ -33,6 +33,8 @@ class Asking:
     def __init__(self, controller: SegmentController) -> None:
         self._to = controller
         self._awaited: Ask | None = None
+        # What holds since the latest answer.
+        self._answered: SessionState | None = None
 
     def drop(self) -> None:
         """Wait for no answer any more, not even for one that is on its way already."""
@@ -162,6 +164,11 @@ class Asking:
         if isinstance(value, Similar):
             self._to.focus.show_similarity(value.key, value.similarity)
             return
+        if value.closer:
+            if self._to.keeper.state is not self._answered:
+                # The user went on from the first answer.
+                return
+            self._to.keeper.undo()
         answer, prompts, key = value.prediction, ask.prompts, ask.key
         draft, origin = self._to.keeper.state.draft, self._to.origin
         # That a click had no word of its own is what the user meant.
@@ -190,15 +197,19 @@ class Asking:
             busy=self._to.progress,
         )
         self._to.do(f"{what} {prompts.text or ''}".strip(), draft)
+        self._answered = self._to.keeper.state
         self._to.stacks.seen(key, sum(answer.seconds.values()) or value.seconds)
-        self.prepare(key)
+        self.prepare(key, answer.objects[0] if ask.target == "object" else None)
 
-    def prepare(self, key: PlaneKey) -> None:
-        """While nobody waits: load the model, encode this plane, and once asked those beside it."""
+    def prepare(self, key: PlaneKey, like: ObjectMask | None = None) -> None:
+        """While nobody waits: load the model, encode this plane, and once asked those beside it.
+
+        Before those come the parts in which objects like one will be looked for.
+        """
         setup, focus = self._to.setup, self._to.focus
         keys = focus.neighbours(key) if self._to.models.is_loaded else (key,)
         word = self._to.state.word or None
-        work = partial(self._to.engine.prepare, setup, focus.reader(), keys, word)
+        work = partial(self._to.engine.prepare, setup, focus.reader(), keys, word, like)
 
         def ready(value: Loaded | None) -> None:
             if value is not None and value.setup == self._to.setup:

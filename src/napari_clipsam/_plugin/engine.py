@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from napari_clipsam.models.registry import LoadedModel
     from napari_clipsam.planes import Plane
     from napari_clipsam.prompts import Prompts
-    from napari_clipsam.session.objects import Box, PlaneKey, SessionObject
+    from napari_clipsam.session.objects import PlaneKey, SessionObject
     from napari_clipsam.session.restoring import Recipe
     from napari_clipsam.training.budget import Probe
     from napari_clipsam.training.events import Estimate
@@ -98,11 +98,15 @@ class Similar:
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """The answer to an `Ask`, and the seconds the user waited for it."""
+    """An answer to an `Ask`, and the seconds the user waited for it.
+
+    The first one; or, `closer`, one that takes its place.
+    """
 
     key: PlaneKey
     prediction: Prediction
     seconds: float
+    closer: bool = False
 
 
 @dataclass(frozen=True)
@@ -189,23 +193,24 @@ class Engine:
         yield self.ready
 
     def answer(self, setup: Setup, ask: Ask) -> Iterator[Loaded | Similar | Found]:
-        """Answer one question; a word's similarity comes first."""
+        """Answer one question.
+
+        A word's similarity comes first; an object that looks small is looked at again.
+        """
         start = time.perf_counter()
         yield from self.load(setup)
-        shape, previous = ask.read.plane_shape(ask.key), ask.previous
-        if ask.target == "object" and (window := window_for(shape, ask.prompts, previous)):
-            prediction = self._in_window(ask, window)
-            yield Found(ask.key, moved_answer(prediction, window, shape), _since(start))
+        if ask.target == "object":
+            yield from self._object(ask, start)
             return
         segmenter, plane = self._ready, ask.read(ask.key)
         begun = time.perf_counter()
-        if ask.prompts.text is not None and ask.target != "object":
+        if ask.prompts.text is not None:
             similarity = segmenter.similarity(plane, ask.prompts.text)
             if similarity is not None:
                 yield Similar(ask.key, similarity)
         before = time.perf_counter() - begun
         request = PredictRequest(plane, ask.prompts, ask.target)
-        prediction = segmenter.answer(request, previous, self._tell_tiles)
+        prediction = segmenter.answer(request, ask.previous, self._tell_tiles)
         seconds = prediction.seconds
         seconds["signals"] = seconds.get("signals", 0.0) + before
         yield Found(ask.key, prediction, _since(start))
@@ -216,10 +221,12 @@ class Engine:
         read: PlaneReader,
         keys: tuple[PlaneKey, ...],
         word: str | None,
+        like: ObjectMask | None = None,
     ) -> Iterator[Loaded | None]:
         """Encode planes ahead, so that the first click in each is quick.
 
-        Where memory is short, no model is loaded before somebody asks.
+        With an object of the first plane also the parts around it in which its like will be looked
+        for. Where memory is short, no model is loaded before somebody asks.
         """
         free = memory().free
         if setup != self._setup and free is not None and free < _spare(setup):
@@ -229,10 +236,15 @@ class Engine:
             if not is_large(read.plane_shape(key)):
                 self.encoding = key
                 try:
-                    self._ready.prepare(read(key), word)
+                    self._ready.ahead.prepare(read(key), word)
                 finally:
                     self.encoding = None
             yield None
+            if like is not None and key == keys[0] and not is_large(read.plane_shape(key)):
+                plane = read(key)
+                for part in self._ready.ahead.parts_like(plane.shape, like):
+                    self._ready.ahead.prepare(plane, word, part)
+                    yield None
 
     def stack(
         self,
@@ -345,14 +357,28 @@ class Engine:
 
         yield from rank_planes(self._ready, planes, word)
 
-    def _in_window(self, ask: Ask, window: Box) -> Prediction:
-        """Answer about an object by reading only what surrounds it."""
-        previous = ask.previous
-        if previous is not None:
-            previous = moved(previous, -window[0], -window[1])
-        plane = ask.read.window(ask.key, window)
-        request = PredictRequest(plane, inside(ask.prompts, window), "object")
-        return self._ready.answer(request, previous)
+    def _object(self, ask: Ask, start: float) -> Iterator[Found]:
+        """Answer about an object; of a large plane only what surrounds it is read."""
+        shape, previous, prompts = ask.read.plane_shape(ask.key), ask.previous, ask.prompts
+        window = window_for(shape, prompts, previous)
+        if window is None:
+            plane = ask.read(ask.key)
+        else:
+            plane, prompts = ask.read.window(ask.key, window), inside(prompts, window)
+            if previous is not None:
+                previous = moved(previous, -window[0], -window[1])
+        request = PredictRequest(plane, prompts, "object")
+
+        def found(answer: Prediction, closer: bool) -> Found:
+            placed = answer if window is None else moved_answer(answer, window, shape)
+            return Found(ask.key, placed, _since(start), closer)
+
+        answer = self._ready.answer(request, previous, closely=False)
+        yield found(answer, closer=False)
+        if previous is None:
+            again = self._ready.closer(request, answer)
+            if again is not None:
+                yield found(again, closer=True)
 
     def _tell_tiles(self, done: int, total: int) -> None:
         self.tell(Tiles(done, total))

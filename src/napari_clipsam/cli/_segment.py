@@ -187,7 +187,7 @@ def _segment_image(
     segmenter.set_plane(plane)
     words = [job.word for job in jobs if job.word is not None]
     if len(words) > 1:
-        segmenter.encode_planes([plane], words)
+        segmenter.ahead.encode_planes([plane], words)
     found = [
         _predict(segmenter, plane, asked, job.word, None if many else progress) for job in jobs
     ]

@@ -54,7 +54,7 @@ class PlaneBatches:
             self._learn(planes)
             return
         try:
-            self._segmenter.encode_planes(planes, self._words)
+            self._segmenter.ahead.encode_planes(planes, self._words)
         except OutOfMemory:
             if len(planes) == 1:
                 raise
@@ -66,12 +66,12 @@ class PlaneBatches:
         """Encode the first planes and see what one took."""
         torch.cuda.reset_peak_memory_stats(self._device)
         before = torch.cuda.memory_allocated(self._device)
-        self._segmenter.encode_planes(planes, self._words)
+        self._segmenter.ahead.encode_planes(planes, self._words)
         taken = torch.cuda.max_memory_allocated(self._device) - before
         if not taken:
             # They are blank, or known already.
             return
         room = free_memory(self._device) // 2 * len(planes) // taken
-        kept = self._segmenter.most_planes(len(self._words))
+        kept = self._segmenter.ahead.most_planes(len(self._words))
         self.size = max(1, min(_MOST, room, kept))
         self._known = True

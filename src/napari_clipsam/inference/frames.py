@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from functools import lru_cache
 from itertools import pairwise
@@ -10,17 +11,28 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from napari_clipsam.geometry import Frame, tiles, whole_plane, zoom_to_box
+from napari_clipsam.prompts import Prompts
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
-    from napari_clipsam.prompts import Prompts
-
-__all__ = ["concept_frames", "holds", "is_large", "object_frame", "owned_regions"]
+__all__ = [
+    "closer_frame",
+    "concept_frames",
+    "frames_like",
+    "holds",
+    "is_large",
+    "object_frame",
+    "owned_regions",
+]
 
 # Up to twice the input size a plane is shown whole, as SAM does.
 _WHOLE = 2.0
 _OVERLAP = 0.25
+# Parts that show small objects are enlarged this often at most, and overlap by half: an object that
+# takes a quarter of one then lies well inside one of them, wherever it is.
+_CLOSEST = 4
+_CLOSER_OVERLAP = 0.5
 
 
 def is_large(shape: tuple[int, int], input_size: int, whole: float = _WHOLE) -> bool:
@@ -32,7 +44,7 @@ def concept_frames(shape: tuple[int, int], input_size: int, squash: bool = False
     """The whole plane, or tiles at its own scale with overlap."""
     if not is_large(shape, input_size):
         return [whole_plane(shape, input_size, squash)]
-    return list(_tiles(shape, input_size, squash)[0])
+    return list(_tiles(shape, input_size, _OVERLAP, input_size, squash)[0])
 
 
 def object_frame(
@@ -52,16 +64,55 @@ def object_frame(
     extent = _extent(prompts, shape)
     if extent is None:
         return whole_plane(shape, input_size, squash)
-    low, high = extent
-    frames, centres = _tiles(shape, input_size, squash)
-    best = frames[int(np.abs(centres - (low + high) / 2).max(axis=1).argmin())]
-    origin, size = np.array(best.origin), np.array(best.shape)
-    room = _OVERLAP / 4 * input_size
-    fits = (low - room >= origin) | (origin == 0)
-    fits &= (high + room <= origin + size) | (origin + size >= np.array(shape))
-    if fits.all():
-        return best
-    return replace(zoom_to_box(np.concatenate([low, high]), shape, input_size), squash=squash)
+    return _showing(extent, shape, input_size, _OVERLAP, input_size, squash)
+
+
+def closer_frame(
+    frame: Frame, shape: tuple[int, int], prompts: Prompts, box: ArrayLike, least: int
+) -> Frame | None:
+    """A smaller part of a plane, where an object looks small in a frame.
+
+    Parameters
+    ----------
+    frame : Frame
+    shape : (int, int)
+        Of the plane.
+    prompts : Prompts
+        That the part has to show.
+    box : array_like, shape (4,)
+        (y0, x0, y1, x1) of the object, in data pixels, half open.
+    least : int
+        Model pixels that its longer side should have. Parts are a half or a quarter of the frame
+        wide, so that neighbours of about its size are found in the same ones.
+
+    Returns
+    -------
+    Frame or None
+        None where the object is large enough, or no smaller part shows all prompts.
+    """
+    width = max(frame.shape)
+    corners = np.asarray(box, dtype=np.float64).reshape(2, 2)
+    shown = float((corners[1] - corners[0]).max()) * frame.input_size / width
+    if not 0 < shown < least:
+        return None
+    times = min(_CLOSEST, 2 ** math.ceil(math.log2(least / shown)))
+    boxes = [*prompts.boxes, corners.ravel()]
+    extent = _extent(Prompts(points=prompts.points, boxes=boxes), shape)
+    # A box has an extent.
+    assert extent is not None
+    side = math.ceil(width / times)
+    closer = _showing(extent, shape, side, _CLOSER_OVERLAP, frame.input_size, frame.squash)
+    return closer if max(closer.shape) < width else None
+
+
+def frames_like(frame: Frame, shape: tuple[int, int], limit: int) -> list[Frame]:
+    """Other closer frames of a plane as wide as one, the nearest first."""
+    frames, centres = _tiles(
+        shape, max(frame.shape), _CLOSER_OVERLAP, frame.input_size, frame.squash
+    )
+    here = np.array(frame.origin) + np.array(frame.shape) / 2
+    nearest = np.abs(centres - here).max(axis=1).argsort(kind="stable")
+    return [frames[i] for i in nearest[:limit] if frames[i] != frame]
 
 
 def holds(frame: Frame, prompts: Prompts, shape: tuple[int, int]) -> bool:
@@ -89,12 +140,34 @@ def _cuts(spans: list[tuple[int, int]]) -> dict[int, slice]:
     return {start: slice(edges[i], edges[i + 1]) for i, (start, _) in enumerate(spans)}
 
 
-@lru_cache(maxsize=4)
+def _showing(
+    extent: tuple[NDArray[np.float64], NDArray[np.float64]],
+    shape: tuple[int, int],
+    side: int,
+    overlap: float,
+    input_size: int,
+    squash: bool,
+) -> Frame:
+    """The tile that shows an extent best, with room around it, or else a zoom to it."""
+    low, high = extent
+    frames, centres = _tiles(shape, side, overlap, input_size, squash)
+    best = frames[int(np.abs(centres - (low + high) / 2).max(axis=1).argmin())]
+    origin, size = np.array(best.origin), np.array(best.shape)
+    room = _OVERLAP / 4 * side
+    fits = (low - room >= origin) | (origin == 0)
+    fits &= (high + room <= origin + size) | (origin + size >= np.array(shape))
+    if fits.all():
+        return best
+    box = np.concatenate([low, high])
+    return replace(zoom_to_box(box, shape, input_size, min_side=side), squash=squash)
+
+
+@lru_cache(maxsize=16)
 def _tiles(
-    shape: tuple[int, int], input_size: int, squash: bool
+    shape: tuple[int, int], side: int, overlap: float, input_size: int, squash: bool
 ) -> tuple[tuple[Frame, ...], NDArray[np.float64]]:
     """Tiles of a plane and their centres (y, x); thousands, and asked for with each click."""
-    found = tiles(shape, input_size, int(_OVERLAP * input_size), input_size)
+    found = tiles(shape, side, int(overlap * side), input_size)
     centres = np.array([f.origin for f in found]) + np.array([f.shape for f in found]) / 2
     return tuple(replace(frame, squash=squash) for frame in found), centres
 

@@ -9,7 +9,7 @@ import numpy as np
 from napari_clipsam.errors import PromptError
 from napari_clipsam.inference.decoding import ObjectPrompt
 from napari_clipsam.inference.encoding import View
-from napari_clipsam.inference.frames import holds, object_frame
+from napari_clipsam.inference.frames import closer_frame, holds, object_frame
 from napari_clipsam.inference.instances import stability
 from napari_clipsam.inference.masks import mask_prompt, object_masks
 from napari_clipsam.prompts import Prompts
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from napari_clipsam.models.decoder import Decoded
     from napari_clipsam.planes import Plane
 
-__all__ = ["ObjectFinder", "Wanted"]
+__all__ = ["ObjectFinder", "Wanted", "is_cut"]
 
 # Largest logit of a mask prompt: no decoder gives more, and float32 has an end.
 _SUREST = 1e4
@@ -47,13 +47,17 @@ class ObjectFinder:
     def __init__(self, encoder: PlaneEncoder, decoder: PromptDecoder) -> None:
         self.encoder, self.decoder = encoder, decoder
 
-    def find(self, plane: Plane, wanted: Sequence[Wanted]) -> list[list[ObjectMask]]:
+    def find(
+        self, plane: Plane, wanted: Sequence[Wanted], closely: bool = True
+    ) -> list[list[ObjectMask]]:
         """Find objects.
 
         Parameters
         ----------
         plane : Plane
         wanted : sequence of Wanted
+        closely : bool
+            Also do what `closer` does.
 
         Returns
         -------
@@ -65,29 +69,101 @@ class ObjectFinder:
         PromptError
             An earlier mask is empty and there is nothing else, or a mask prompt is too large.
         """
-        frames, prompts = [], []
-        together: dict[object, list[int]] = {}
-        for i, one in enumerate(wanted):
-            frame, prompt = self._placed(plane, one)
-            frames.append(frame)
-            prompts.append(prompt)
-            together.setdefault((frame, one.word, prompt.kind), []).append(i)
-        found: dict[int, list[ObjectMask]] = {}
-        for members in together.values():
-            frame, word = frames[members[0]], wanted[members[0]].word
-            embedding = self.encoder.object_embedding(View(plane, frame), word)
-            decoded = self.decoder.objects(embedding, [prompts[i] for i in members], frame)
-            for i, masks in zip(members, decoded, strict=True):
-                order = self._ranks(masks).argsort(descending=True)
-                found[i] = object_masks(masks.logits[0][order], masks.iou[0][order], frame)
-        return [found[i] for i in range(len(wanted))]
+        found = self._decoded(plane, wanted, [self._placed(plane, one) for one in wanted])
+        return self.closer(plane, wanted, found) if closely else found
+
+    def closer(
+        self, plane: Plane, wanted: Sequence[Wanted], found: Sequence[list[ObjectMask]]
+    ) -> list[list[ObjectMask]]:
+        """Look again, in enlarged parts of the plane, at clicked objects that were found small.
+
+        Objects with a box are looked for so from the start, those with an earlier mask where that
+        was found.
+
+        Parameters
+        ----------
+        plane : Plane
+        wanted : sequence of Wanted
+        found : sequence of list of ObjectMask
+            What `find` found.
+
+        Returns
+        -------
+        list of list of ObjectMask
+            The very lists of `found` where there is nothing better.
+        """
+        again: dict[int, Frame] = {}
+        for i, (one, masks) in enumerate(zip(wanted, found, strict=True)):
+            frame = self._closer_frame(plane, one, masks[0])
+            if frame is not None:
+                again[i] = frame
+        chosen = [wanted[i] for i in again]
+        placed = [
+            (frame, ObjectPrompt(one.prompts.points, one.prompts.labels))
+            for one, frame in zip(chosen, again.values(), strict=True)
+        ]
+        result = list(found)
+        seen = self._decoded(plane, chosen, placed)
+        for (i, frame), masks in zip(again.items(), seen, strict=True):
+            if masks[0].area and not is_cut(masks[0], frame, plane.shape):
+                result[i] = masks
+        return result
 
     def frame(self, shape: tuple[int, int], prompts: Prompts) -> Frame:
         """Where an object is looked for; with an adapter never below the plane's own scale."""
         size = self.encoder.sam.config.input_size
         if self.encoder.adapter is None or self._squash:
-            return object_frame(shape, prompts, size, self._squash)
-        return object_frame(shape, prompts, size, whole=1.0)
+            frame = object_frame(shape, prompts, size, self._squash)
+        else:
+            frame = object_frame(shape, prompts, size, whole=1.0)
+        if not len(prompts.boxes):
+            return frame
+        box = np.concatenate([prompts.boxes[:, :2].min(axis=0), prompts.boxes[:, 2:].max(axis=0)])
+        return closer_frame(frame, shape, prompts, box, self._least) or frame
+
+    def is_closer(self, frame: Frame, shape: tuple[int, int]) -> bool:
+        """Whether a frame shows less than planes are otherwise shown in."""
+        whole = min(max(shape), self.encoder.sam.config.input_size)
+        return bool(self._least) and max(frame.shape) < whole
+
+    @property
+    def _least(self) -> int:
+        """See `SamConfig.least_object`; adapters are taught objects at the plane's own scale."""
+        adapter = self.encoder.adapter
+        if adapter is not None and adapter.config.own_objects:
+            return 0
+        return self.encoder.sam.config.least_object
+
+    def _closer_frame(self, plane: Plane, wanted: Wanted, found: ObjectMask) -> Frame | None:
+        """Where to look again for a clicked object; None where that is not called for."""
+        prompts, frame = wanted.prompts, found.frame
+        by_clicks = not len(prompts.boxes) and prompts.mask is None and wanted.previous is None
+        if frame is None or not by_clicks or not found.area:
+            return None
+        return closer_frame(frame, plane.shape, prompts, found.box, self._least)
+
+    def _decoded(
+        self,
+        plane: Plane,
+        wanted: Sequence[Wanted],
+        placed: Sequence[tuple[Frame, ObjectPrompt]],
+    ) -> list[list[ObjectMask]]:
+        """Masks of objects, best first; those alike in frame, word and prompts are decoded as one.
+
+        ``placed`` says of each its frame and its prompts.
+        """
+        together: dict[object, list[int]] = {}
+        for i, (one, (frame, prompt)) in enumerate(zip(wanted, placed, strict=True)):
+            together.setdefault((frame, one.word, prompt.kind), []).append(i)
+        found: dict[int, list[ObjectMask]] = {}
+        for members in together.values():
+            frame, word = placed[members[0]][0], wanted[members[0]].word
+            embedding = self.encoder.object_embedding(View(plane, frame), word)
+            decoded = self.decoder.objects(embedding, [placed[i][1] for i in members], frame)
+            for i, masks in zip(members, decoded, strict=True):
+                order = self._ranks(masks).argsort(descending=True)
+                found[i] = object_masks(masks.logits[0][order], masks.iou[0][order], frame)
+        return [found[i] for i in range(len(wanted))]
 
     @property
     def _squash(self) -> bool:
@@ -141,3 +217,14 @@ class ObjectFinder:
         boxes = np.concatenate([prompts.boxes, [previous.box]])
         frame = self.frame(shape, Prompts(points=prompts.points, boxes=boxes))
         return frame, mask_prompt(previous, frame, mask_size)
+
+
+def is_cut(one: ObjectMask, frame: Frame, shape: tuple[int, int]) -> bool:
+    """Whether a mask reaches an edge of its frame that is none of the plane: it may go on there."""
+    (y0, x0, y1, x1), (rows, cols) = one.box, frame.slices
+    return (
+        (y0 == rows.start > 0)
+        or (x0 == cols.start > 0)
+        or (y1 == rows.stop < shape[0])
+        or (x1 == cols.stop < shape[1])
+    )

@@ -17,6 +17,7 @@ import torch
 from napari_clipsam.adapters.files import load_adapter
 from napari_clipsam.adapters.inject import Adapter
 from napari_clipsam.errors import AdapterError, OutOfMemory, PlaneError
+from napari_clipsam.inference.ahead import Ahead
 from napari_clipsam.inference.checks import check_prompts, split_boxes
 from napari_clipsam.inference.concepts import ConceptFinder, shown_map
 from napari_clipsam.inference.decoding import PromptDecoder
@@ -89,6 +90,8 @@ class Segmenter:
     model : LoadedModel
     adapter_name : str
         For people; ``none`` without an adapter.
+    ahead : Ahead
+        Encodes planes before anything is asked of them.
 
     Notes
     -----
@@ -132,8 +135,7 @@ class Segmenter:
         self._concepts = ConceptFinder(self._encoder, self._decoder, instances, seed)
         self._objects = ObjectFinder(self._encoder, self._decoder)
         self._words = WordChooser(self._encoder)
-        # Seconds spent on planes before anything was asked of them.
-        self._ahead: dict[str, float] = {}
+        self.ahead = Ahead(self._encoder, self._objects, self._words)
         self._plane: Plane | None = None
         self._text: str | None = None
         self.adapter_name = "none"
@@ -278,13 +280,14 @@ class Segmenter:
         request: PredictRequest,
         previous: ObjectMask | None = None,
         progress: Callable[[int, int], None] | None = None,
+        closely: bool = True,
     ) -> Prediction:
-        """Answer a frozen request; see `predict`."""
+        """Answer a frozen request; see `predict` and, for `closely`, `answer_objects`."""
         plane, prompts = request.plane, request.prompts
         by_object = prompts.has_object or previous is not None
         target = request.target or ("object" if by_object else "concept")
         if target == "object":
-            return self.answer_objects(plane, [prompts], [previous])[0]
+            return self.answer_objects(plane, [prompts], [previous], closely)[0]
         word, note = self._word(plane, prompts, target, previous)
         # Without a word it was refused.
         assert word is not None
@@ -301,6 +304,7 @@ class Segmenter:
         plane: Plane,
         prompts: Sequence[Prompts],
         previous: Sequence[ObjectMask | None] | None = None,
+        closely: bool = True,
     ) -> list[Prediction]:
         """Answer prompts for objects of one plane, several of them decoded at once.
 
@@ -311,6 +315,9 @@ class Segmenter:
             Of each object, or of several by a box each.
         previous : sequence of ObjectMask or None, optional
             For each the earlier mask that takes part; see `predict`.
+        closely : bool
+            What was found small by clicks is looked at again from closer, where the model gains by
+            that (`SamConfig.least_object`). False is sooner; `closer` can follow.
 
         Returns
         -------
@@ -331,7 +338,7 @@ class Segmenter:
             singles = split_boxes(one)
             wanted += [Wanted(single, word, before) for single in singles]
             counts.append(len(singles))
-        found, moved = self._guarded(lambda: self._objects.find(plane, wanted))
+        found, moved = self._guarded(lambda: self._objects.find(plane, wanted, closely))
         seconds = self._encoder.seconds
         answers, rest = [], iter(found)
         for (word, note), count in zip(said, counts, strict=True):
@@ -348,6 +355,28 @@ class Segmenter:
                 )
             )
         return answers
+
+    @torch.inference_mode()
+    def closer(self, request: PredictRequest, answer: Prediction) -> Prediction | None:
+        """Look again, from closer, at an object that clicks found with `closely` False.
+
+        Returns
+        -------
+        Prediction or None
+            None where there is nothing to gain.
+        """
+        wanted = [Wanted(request.prompts, answer.text)]
+        before = [[*answer.objects, *answer.alternatives]]
+        (found,), moved = self._guarded(lambda: self._objects.closer(request.plane, wanted, before))
+        if found is before[0]:
+            return None
+        return replace(
+            answer,
+            objects=tuple(found[:1]),
+            alternatives=tuple(found[1:]),
+            seconds=dict(self._encoder.seconds),
+            note=self._note(answer.note, moved),
+        )
 
     @torch.inference_mode()
     def similarity(self, plane: Plane, word: str) -> NDArray[np.float32] | None:
@@ -369,61 +398,6 @@ class Segmenter:
         with memory_guard(self.device, self._encoder.dtype):
             return shown_map(self._encoder.signals(View(plane, frames[0]), word))
 
-    @torch.inference_mode()
-    def prepare(self, plane: Plane, word: str | None = None) -> None:
-        """Encode a plane ahead, so that a click in it only has to be decoded.
-
-        Parameters
-        ----------
-        plane : Plane
-            One that needs tiles is left alone: which of them are wanted, the first click says.
-        word : str, optional
-            That the clicks will come with.
-        """
-        middle = ((plane.shape[0] - 1) / 2, (plane.shape[1] - 1) / 2)
-        click = Prompts(word, [middle])
-        frame = self._objects.frame(plane.shape, click)
-        word, _ = self._words.choose(click, "object")
-        if frame.shape != plane.shape or (word is None and self._words.is_needed):
-            return
-        with memory_guard(self.device, self._encoder.dtype):
-            self._encoder.object_embedding(View(plane, frame), word)
-
-    def most_planes(self, words: int) -> int:
-        """How many planes, with so many words in each, the caches hold for answers to come."""
-        return self._encoder.most_views(words)
-
-    @torch.inference_mode()
-    def encode_planes(self, planes: Sequence[Plane], words: Sequence[str] = ()) -> None:
-        """Run trunk and CLIP for several planes at once, so that a word needs the head only.
-
-        Parameters
-        ----------
-        planes : sequence of Plane
-            Those that need tiles, or show nothing, are left alone.
-        words : sequence of str
-            What will be looked for in each. On a GPU the head runs once for all of them; on a CPU,
-            whose caches a single one fills, that takes longer than one after another.
-
-        Notes
-        -----
-        The next answer says the time of this as well.
-        """
-        views = []
-        for plane in planes:
-            frames = concept_frames(plane.shape, self._input_size, self._squash)
-            if len(frames) == 1 and not plane.is_blank:
-                views.append(View(plane, frames[0]))
-        if not views:
-            return
-        self._encoder.reset_clock(self._ahead)
-        with memory_guard(self.device, self._encoder.dtype):
-            self._encoder.encode(views, with_words=True)
-            known = [word for word in words if not self._encoder.unknown_words(word)]
-            if known and self.device.type != "cpu":
-                self._encoder.encode_words(views, known)
-        self._ahead = self._encoder.seconds
-
     def _guarded(self, find: Callable[[], T]) -> tuple[T, str]:
         """What is found, on the CPU where the device lacks an operation, and then a note on that.
 
@@ -444,8 +418,7 @@ class Segmenter:
             return self._timed(find), note
 
     def _timed(self, find: Callable[[], T]) -> T:
-        self._encoder.reset_clock(self._ahead)
-        self._ahead = {}
+        self._encoder.reset_clock(self.ahead.take_seconds())
         with memory_guard(self.device, self._encoder.dtype):
             return find()
 

@@ -110,6 +110,15 @@ class SamConfig:
         """Tokens along one side of the input."""
         return self.input_size // self.patch_size
 
+    @property
+    def least_object(self) -> int:
+        """Side, in model pixels, below which an object is looked at from closer; 0 for never.
+
+        Six tokens of the starter: it outlines smaller ones badly, and encodes a part in less than a
+        second. SAM's own encoders take several on a CPU.
+        """
+        return 3 * self.input_size // 32 if self.stem_widths else 0
+
 
 SAM_CONFIGS: dict[str, SamConfig] = {
     "vit_b": SamConfig(),
