@@ -67,16 +67,19 @@ class Watch:
 
     def drawn(self, act: Callable[[], Any]) -> float:
         """Do something; the clock when its answer was drawn."""
-        self._latest, self._drawn = self._keeper.state.draft, []
-        act()
-        return self.nth(1)
-
-    def nth(self, answer: int) -> float:
-        """The clock when the first, second, ... answer to what was done last was drawn."""
         from docs.screenshots.sessions import wait
 
-        wait(lambda: len(self._drawn) >= answer)
-        return self._drawn[answer - 1]
+        self._latest, self._drawn = self._keeper.state.draft, []
+        act()
+        wait(lambda: bool(self._drawn))
+        return self._drawn[0]
+
+    def latest(self) -> float:
+        """The clock when what holds now was drawn."""
+        from docs.screenshots.sessions import wait
+
+        wait(lambda: self._latest is self._keeper.state.draft)
+        return self._drawn[-1]
 
     def _on_draw(self, _: object) -> None:
         if self._keeper.state.draft is not self._latest:
@@ -146,8 +149,8 @@ class Desk:
         """The clock when the closer look at what was clicked was drawn; None without one."""
         from docs.screenshots.sessions import wait
 
-        wait(lambda: self._answers[-1] is None)
-        return self._watch.nth(2) if len(self._answers) == 3 else None
+        wait(lambda: bool(self._answers) and self._answers[-1] is None)
+        return self._watch.latest() if len(self._answers) == 3 else None
 
     def find(self, word: str) -> float:
         """Type a word: the clock when what it found was drawn."""

@@ -68,7 +68,11 @@ class BrightSegmenter:
         return self.predict(request.prompts, request.target, previous, progress)
 
     def answer_objects(
-        self, plane: Plane, prompts: Sequence[Prompts], previous: Any = None
+        self,
+        plane: Plane,
+        prompts: Sequence[Prompts],
+        previous: Any = None,
+        closely: bool = True,
     ) -> list[Prediction]:
         self.set_plane(plane)
         return [self.predict(one, "object") for one in prompts]

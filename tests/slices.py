@@ -82,6 +82,7 @@ class FakeSegmenter:
         plane: Plane,
         prompts: Sequence[Prompts],
         previous: Sequence[ObjectMask] | None = None,
+        closely: bool = True,
     ) -> list[Prediction]:
         """Several."""
         return [

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -160,11 +163,55 @@ def test_objects_alike_and_near_share_a_closer_frame() -> None:
 def test_frames_like_one_come_by_distance() -> None:
     shape = (200, 190)
     (first, *_) = tiles(shape, 32, 16, 64)
-    like = frames_like(first, shape, 5)
-    assert first not in like and len(like) == 4, "itself is among the five"
-    far = [max(abs(f.origin[0]), abs(f.origin[1])) for f in like]
+    like = frames_like(first, shape, 4)
+    assert first not in like and len(like) == 4
+    far = [max(f.origin) for f in like]
     assert far == sorted(far) and far[0] == 16 and max(far) <= 32
     assert {f.shape for f in like} == {(32, 32)}
+    assert set(like) < set(tiles(shape, 32, 16, 64))
+    assert frames_like(replace(first, origin=(1, 0)), shape, 4) == [], "a zoom of its own"
+
+
+def test_a_part_that_hardly_enlarges_is_none() -> None:
+    shape, box = (512, 512), (5, 5, 15, 15)
+    whole = whole_plane(shape, 512)
+    for away, width in ((40, 128), (150, 292), (250, None)):
+        prompts = Prompts(points=[(away, away)], labels=[0], boxes=[box])
+        closer = closer_frame(whole, shape, prompts, box, 48)
+        assert (closer and max(closer.shape)) == width
+
+
+def test_a_closer_frame_holds_a_mask_prompt() -> None:
+    mask = np.zeros((512, 512), bool)
+    mask[10:210, 10:210] = True
+    prompts = Prompts(mask=mask, boxes=[(20, 20, 36, 36)])
+    closer = closer_frame(whole_plane(mask.shape, 512), mask.shape, prompts, (20, 20, 36, 36), 48)
+    assert closer is None or holds(closer, prompts, mask.shape)
+
+
+@given(SHAPES, st.integers(4, 90), st.data())
+def test_the_tile_nearest_to_a_click_is_chosen_without_making_all(
+    shape: tuple[int, int], side: int, data: st.DataObject
+) -> None:
+    y, x = (data.draw(st.integers(0, length - 1)) for length in shape)
+    frame = object_frame(shape, Prompts(points=[(y, x)]), side, whole=1.0)
+    every = tiles(shape, side, side // 4, side)
+
+    def away(one: Frame) -> float:
+        middles = np.array(one.origin) + np.array(one.shape) / 2
+        return float(np.abs(middles - (y + 0.5, x + 0.5)).max())
+
+    if frame in every:
+        assert away(frame) == min(map(away, every))
+
+
+def test_of_a_huge_plane_not_all_tiles_are_made() -> None:
+    begun = time.process_time()
+    shape = (1_000_000, 1_000_000)
+    frame = object_frame(shape, Prompts(points=[(654_321, 123_456)]), 64)
+    closer = closer_frame(frame, shape, Prompts(), (654_321, 123_456, 654_323, 123_458), 6)
+    assert frame.shape == (64, 64) and closer is not None and closer.shape == (16, 16)
+    assert time.process_time() - begun < 1
 
 
 def test_a_box_larger_than_a_tile_is_zoomed_to() -> None:

@@ -17,6 +17,7 @@ from napari_clipsam.errors import PromptError
 from napari_clipsam.geometry import Frame, whole_plane
 from napari_clipsam.inference import objects
 from napari_clipsam.inference.decoding import ObjectPrompt
+from napari_clipsam.inference.encoding import View
 from napari_clipsam.inference.objects import is_cut
 from napari_clipsam.inference.requests import ObjectMask, PredictRequest
 from napari_clipsam.inference.segmenter import Segmenter
@@ -121,6 +122,60 @@ def test_a_small_object_is_looked_at_again_in_an_enlarged_part(
     assert refined.objects[0].frame == seen, "what is corrected stays where it was found"
 
 
+def test_what_outgrows_its_part_is_looked_at_in_the_whole_plane(
+    closer: Segmenter, make_plane: MakePlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plane, click = make_plane(), Prompts(points=[(20, 30)])
+    part = closer.answer(PredictRequest(plane, click)).objects[0]
+    monkeypatch.setattr(objects, "is_cut", lambda one, frame, shape: frame == part.frame)
+    more = Prompts(points=[(20, 30), (21, 31)])
+    grown = closer.answer(PredictRequest(plane, more), part)
+    assert grown.objects[0].frame == whole_plane(plane.shape, 64)
+
+
+def test_a_mask_of_a_part_is_followed_in_frames_that_all_share(
+    closer: Segmenter, make_plane: MakePlane
+) -> None:
+    plane, click = make_plane(), Prompts(points=[(20, 30)])
+    part = closer.answer(PredictRequest(plane, click)).objects[0]
+    (followed,) = closer.answer_objects(plane, [click], [part], closely=False)
+    assert followed.objects[0].frame == whole_plane(plane.shape, 64)
+
+
+def test_without_memory_for_a_closer_look_the_first_answer_stands(
+    closer: Segmenter, make_plane: MakePlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plane, click = make_plane(), Prompts(points=[(20, 30)])
+    embedding = closer._encoder.object_embedding
+
+    def embed(view: View, word: str | None) -> torch.Tensor:
+        if view.frame.shape == (32, 32):
+            raise torch.OutOfMemoryError("no")
+        return embedding(view, word)
+
+    monkeypatch.setattr(closer._encoder, "object_embedding", embed)
+    answer = closer.answer(PredictRequest(plane, click))
+    assert answer.objects[0].frame == whole_plane(plane.shape, 64)
+
+
+def test_several_boxes_are_looked_at_again_each_on_its_own(
+    closer: Segmenter, make_plane: MakePlane
+) -> None:
+    centres = Prompts(
+        points=[(12, 12), (36, 42), (24, 30)],
+        boxes=[(10, 10, 15, 15), (34, 40, 39, 45), (5, 5, 45, 60)],
+    )
+    request = PredictRequest(make_plane(), centres)
+    first = closer.answer(request, closely=False)
+    assert {one.frame for one in first.objects} == {whole_plane(request.plane.shape, 64)}
+    again = closer.closer(request, first)
+    assert again is not None
+    frames = [one.frame and one.frame.shape for one in again.objects]
+    assert frames == [(32, 32), (32, 32), (48, 64)]
+    at_once = closer.answer(request)
+    assert [one.box for one in at_once.objects] == [one.box for one in again.objects]
+
+
 def test_what_would_be_cut_off_keeps_the_first_answer(
     closer: Segmenter, make_plane: MakePlane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,6 +212,7 @@ def test_a_small_box_is_looked_at_from_closer_at_once(
     assert second.objects[0].frame == whole_plane(plane.shape, 64)
     request = PredictRequest(plane, large)
     assert closer.closer(request, second) is None, "its disc is small, but the box is meant"
+    assert closer.closer(PredictRequest(plane, small), first) is None, "once is enough"
 
 
 def test_sam_itself_looks_once(segmenter: Segmenter, make_plane: MakePlane) -> None:

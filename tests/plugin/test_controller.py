@@ -125,6 +125,22 @@ def test_a_second_look_changes_nothing_once_the_user_went_on(flat: SegmentContro
     assert not flat.keeper.state.draft
 
 
+def test_what_is_followed_after_the_first_look_stays_one_object(deep: SegmentController) -> None:
+    engine(deep).closer = True
+    engine(deep).between = deep.propagate
+    click(deep, 3, 20, 20)
+    (one,) = deep.keeper.state.draft
+    assert len(one.masks) > 1
+
+
+def test_a_second_look_of_another_model_is_not_taken(flat: SegmentController) -> None:
+    engine(flat).closer = True
+    engine(flat).between = lambda: flat.models.switch(model="vit_b")
+    click(flat, 20, 20)
+    (one,) = flat.keeper.state.draft
+    assert one.masks[HERE].area == SIDE**2
+
+
 def test_a_word_joins_the_clicks(flat: SegmentController) -> None:
     flat.set_target("object")
     flat.find("nuclei")

@@ -14,8 +14,9 @@ from napari_clipsam.prompts import Prompts
 
 if TYPE_CHECKING:
     from napari_clipsam._plugin.controller import SegmentController
+    from napari_clipsam._plugin.engine import Setup
     from napari_clipsam._plugin.state import Target
-    from napari_clipsam.inference.requests import ObjectMask
+    from napari_clipsam.inference.requests import ObjectMask, Prediction
     from napari_clipsam.session.objects import PlaneKey, SessionState
 
 __all__ = ["Asking"]
@@ -33,8 +34,8 @@ class Asking:
     def __init__(self, controller: SegmentController) -> None:
         self._to = controller
         self._awaited: Ask | None = None
-        # What holds since the latest answer.
-        self._answered: SessionState | None = None
+        # What was answered first, what holds since then, and which model said so.
+        self._answered: tuple[Prediction, SessionState, Setup] | None = None
 
     def drop(self) -> None:
         """Wait for no answer any more, not even for one that is on its way already."""
@@ -165,10 +166,8 @@ class Asking:
             self._to.focus.show_similarity(value.key, value.similarity)
             return
         if value.closer:
-            if self._to.keeper.state is not self._answered:
-                # The user went on from the first answer.
-                return
-            self._to.keeper.undo()
+            self._on_closer(ask, value)
+            return
         answer, prompts, key = value.prediction, ask.prompts, ask.key
         draft, origin = self._to.keeper.state.draft, self._to.origin
         # That a click had no word of its own is what the user meant.
@@ -197,9 +196,26 @@ class Asking:
             busy=self._to.progress,
         )
         self._to.do(f"{what} {prompts.text or ''}".strip(), draft)
-        self._answered = self._to.keeper.state
+        self._answered = answer, self._to.keeper.state, self._to.setup
         self._to.stacks.seen(key, sum(answer.seconds.values()) or value.seconds)
-        self.prepare(key, answer.objects[0] if ask.target == "object" else None)
+        self.prepare(key)
+
+    def _on_closer(self, ask: Ask, value: Found) -> None:
+        """Let what a closer look found take the place of the first answer, in the same step."""
+        if self._answered is None:
+            return
+        first, state, setup = self._answered
+        if self._to.keeper.state is not state or self._to.setup != setup:
+            # The user went on from the first answer.
+            return
+        step = self._to.keeper.undo_text
+        self._to.keeper.undo()
+        word, where = ask.prompts.text, self._to.focus.where(value.key)
+        line = wording.answer_line(word, value.prediction, value.seconds, where, "")
+        self._to.update(answer=line)
+        self._to.do(step, drafts.with_closer(state.draft, value.key, first, value.prediction))
+        if value.key == self._to.focus.key():
+            self.prepare(value.key, value.prediction.objects[0])
 
     def prepare(self, key: PlaneKey, like: ObjectMask | None = None) -> None:
         """While nobody waits: load the model, encode this plane, and once asked those beside it.

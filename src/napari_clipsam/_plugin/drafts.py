@@ -30,6 +30,7 @@ __all__ = [
     "new_object",
     "object_at",
     "prompts_of",
+    "with_closer",
     "with_concept",
     "with_follower",
     "with_instances",
@@ -95,6 +96,17 @@ def with_object(
         found.append(_with_plane(one, key, single, mask, origin))
     left = (_without(one, key) for one in former[len(found) :])
     return (*found, *(one for one in left if one.masks))
+
+
+def with_closer(draft: Draft, key: PlaneKey, first: Prediction, closer: Prediction) -> Draft:
+    """The masks of a closer look in place of the first ones; the objects stay who they are."""
+    better = {id(old): new for old, new in zip(first.objects, closer.objects, strict=True)}
+
+    def changed(one: SessionObject) -> SessionObject:
+        new = better.get(id(one.masks.get(key)))
+        return one if new is None else replace(one, masks={**one.masks, key: new})
+
+    return tuple(changed(one) for one in draft)
 
 
 def with_concept(

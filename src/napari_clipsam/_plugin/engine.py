@@ -373,9 +373,10 @@ class Engine:
             placed = answer if window is None else moved_answer(answer, window, shape)
             return Found(ask.key, placed, _since(start), closer)
 
-        answer = self._ready.answer(request, previous, closely=False)
+        answer = self._ready.answer(request, previous, closely=previous is not None)
         yield found(answer, closer=False)
-        if previous is None:
+        # A mask without a frame may stand for more than the prompts say.
+        if previous is None or previous.frame is not None:
             again = self._ready.closer(request, answer)
             if again is not None:
                 yield found(again, closer=True)

@@ -70,7 +70,7 @@ class Ahead:
         """Where objects like one will be looked for in its plane, the nearest parts first."""
         if one.frame is None or not self._objects.is_closer(one.frame, shape):
             return []
-        return frames_like(one.frame, shape, min(_PARTS, self._encoder.most_views(1) // 2))
+        return frames_like(one.frame, shape, min(_PARTS, self._encoder.most_views(0) // 2))
 
     def most_planes(self, words: int) -> int:
         """How many planes, with so many words in each, the caches hold for answers to come."""

@@ -207,14 +207,17 @@ class PlaneEncoder:
 
     def most_views(self, words: int) -> int:
         """How many views, with so many words in each, the caches hold at once."""
-        sam, clip, grid = self.sam.config, self.clip, self.sam.config.grid
+        sam, grid = self.sam.config, self.sam.config.grid
         # An adapter may have objects decoded from the base's embedding.
         embeddings = 1 if self.adapter is None else words + 1
-        return min(
+        held = [
             self._trunks.holds(grid, grid, sam.embed_dim),
-            self._dense.holds(1 + clip.grid**2, clip.dim),
             self._embeddings.holds(embeddings, grid, grid, sam.out_chans),
-        )
+        ]
+        if words:
+            # Without any, CLIP may not even be loaded.
+            held.append(self._dense.holds(1 + self.clip.grid**2, self.clip.dim))
+        return min(held)
 
     def encode(self, views: Sequence[View], with_words: bool) -> None:
         """Make trunks, and with words dense features, of several views at once where not cached."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -33,6 +32,8 @@ _OVERLAP = 0.25
 # takes a quarter of one then lies well inside one of them, wherever it is.
 _CLOSEST = 4
 _CLOSER_OVERLAP = 0.5
+# A part that is wider, since prompts lie apart, shows hardly more than the whole.
+_CLOSER = 0.75
 
 
 def is_large(shape: tuple[int, int], input_size: int, whole: float = _WHOLE) -> bool:
@@ -44,7 +45,9 @@ def concept_frames(shape: tuple[int, int], input_size: int, squash: bool = False
     """The whole plane, or tiles at its own scale with overlap."""
     if not is_large(shape, input_size):
         return [whole_plane(shape, input_size, squash)]
-    return list(_tiles(shape, input_size, _OVERLAP, input_size, squash)[0])
+    overlap = int(_OVERLAP * input_size)
+    found = tiles(shape, input_size, overlap, input_size)
+    return [replace(frame, squash=squash) for frame in found]
 
 
 def object_frame(
@@ -88,7 +91,7 @@ def closer_frame(
     Returns
     -------
     Frame or None
-        None where the object is large enough, or no smaller part shows all prompts.
+        None where the object is large enough, or only a part of almost the width shows all prompts.
     """
     width = max(frame.shape)
     corners = np.asarray(box, dtype=np.float64).reshape(2, 2)
@@ -97,22 +100,20 @@ def closer_frame(
         return None
     times = min(_CLOSEST, 2 ** math.ceil(math.log2(least / shown)))
     boxes = [*prompts.boxes, corners.ravel()]
-    extent = _extent(Prompts(points=prompts.points, boxes=boxes), shape)
+    extent = _extent(Prompts(points=prompts.points, boxes=boxes, mask=prompts.mask), shape)
     # A box has an extent.
     assert extent is not None
     side = math.ceil(width / times)
     closer = _showing(extent, shape, side, _CLOSER_OVERLAP, frame.input_size, frame.squash)
-    return closer if max(closer.shape) < width else None
+    return closer if max(closer.shape) <= _CLOSER * width else None
 
 
 def frames_like(frame: Frame, shape: tuple[int, int], limit: int) -> list[Frame]:
-    """Other closer frames of a plane as wide as one, the nearest first."""
-    frames, centres = _tiles(
-        shape, max(frame.shape), _CLOSER_OVERLAP, frame.input_size, frame.squash
-    )
-    here = np.array(frame.origin) + np.array(frame.shape) / 2
-    nearest = np.abs(centres - here).max(axis=1).argsort(kind="stable")
-    return [frames[i] for i in nearest[:limit] if frames[i] != frame]
+    """Other closer frames of a plane as wide as one, the nearest first; none if it is no tile."""
+    side = max(frame.shape)
+    centre = np.array(frame.origin) + np.array(frame.shape) / 2
+    around = _tiles_around(centre, shape, side, _CLOSER_OVERLAP, frame.input_size, frame.squash)
+    return [one for one in around if one != frame][:limit] if frame in around else []
 
 
 def holds(frame: Frame, prompts: Prompts, shape: tuple[int, int]) -> bool:
@@ -150,8 +151,7 @@ def _showing(
 ) -> Frame:
     """The tile that shows an extent best, with room around it, or else a zoom to it."""
     low, high = extent
-    frames, centres = _tiles(shape, side, overlap, input_size, squash)
-    best = frames[int(np.abs(centres - (low + high) / 2).max(axis=1).argmin())]
+    best = _tiles_around((low + high) / 2, shape, side, overlap, input_size, squash)[0]
     origin, size = np.array(best.origin), np.array(best.shape)
     room = _OVERLAP / 4 * side
     fits = (low - room >= origin) | (origin == 0)
@@ -162,14 +162,33 @@ def _showing(
     return replace(zoom_to_box(box, shape, input_size, min_side=side), squash=squash)
 
 
-@lru_cache(maxsize=16)
-def _tiles(
-    shape: tuple[int, int], side: int, overlap: float, input_size: int, squash: bool
-) -> tuple[tuple[Frame, ...], NDArray[np.float64]]:
-    """Tiles of a plane and their centres (y, x); thousands, and asked for with each click."""
-    found = tiles(shape, side, int(overlap * side), input_size)
-    centres = np.array([f.origin for f in found]) + np.array([f.shape for f in found]) / 2
-    return tuple(replace(frame, squash=squash) for frame in found), centres
+def _tiles_around(
+    centre: NDArray[np.float64],
+    shape: tuple[int, int],
+    side: int,
+    overlap: float,
+    input_size: int,
+    squash: bool,
+) -> list[Frame]:
+    """Those of the tiles of a plane, which may be thousands, around a place, the nearest first."""
+    step = side - int(overlap * side)
+    rows, cols = (
+        _nearest_starts(middle, length, side, step)
+        for middle, length in zip(centre, shape, strict=True)
+    )
+    size = min(side, shape[0]), min(side, shape[1])
+    places = sorted(
+        ((max(i, j), i + j, y, x) for i, y in enumerate(rows) for j, x in enumerate(cols))
+    )
+    return [Frame((y, x), size, input_size, squash) for *_, y, x in places]
+
+
+def _nearest_starts(middle: float, length: int, side: int, step: int) -> list[int]:
+    """First pixels of up to five tiles (see `geometry.tiles`) around a place, the nearest first."""
+    last = max(0, length - side)
+    at = round((middle - side / 2) / step)
+    near = {min(max(0, (at + k) * step), last) for k in range(-2, 3)}
+    return sorted(near, key=lambda start: abs(start + min(side, length) / 2 - middle))
 
 
 def _extent(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from napari_clipsam.errors import PromptError
+from napari_clipsam.errors import OutOfMemory, PromptError
 from napari_clipsam.inference.decoding import ObjectPrompt
+from napari_clipsam.inference.devices import memory_guard
 from napari_clipsam.inference.encoding import View
 from napari_clipsam.inference.frames import closer_frame, holds, object_frame
 from napari_clipsam.inference.instances import stability
@@ -57,7 +59,8 @@ class ObjectFinder:
         plane : Plane
         wanted : sequence of Wanted
         closely : bool
-            Also do what `closer` does.
+            Look at small boxes in enlarged parts, stay in those that earlier masks were found in,
+            and do what `closer` does.
 
         Returns
         -------
@@ -69,16 +72,16 @@ class ObjectFinder:
         PromptError
             An earlier mask is empty and there is nothing else, or a mask prompt is too large.
         """
-        found = self._decoded(plane, wanted, [self._placed(plane, one) for one in wanted])
+        placed = [self._placed(plane, one, closely) for one in wanted]
+        found = self._whole(plane, wanted, self._decoded(plane, wanted, placed))
         return self.closer(plane, wanted, found) if closely else found
 
     def closer(
         self, plane: Plane, wanted: Sequence[Wanted], found: Sequence[list[ObjectMask]]
     ) -> list[list[ObjectMask]]:
-        """Look again, in enlarged parts of the plane, at clicked objects that were found small.
+        """Look again, in enlarged parts of the plane, at objects that look small.
 
-        Objects with a box are looked for so from the start, those with an earlier mask where that
-        was found.
+        Those with an earlier mask are looked for where that was found, and left alone here.
 
         Parameters
         ----------
@@ -90,41 +93,40 @@ class ObjectFinder:
         Returns
         -------
         list of list of ObjectMask
-            The very lists of `found` where there is nothing better.
+            The very lists of `found` where there is nothing better, or no memory to look.
         """
-        again: dict[int, Frame] = {}
+        again: dict[int, tuple[Frame, ObjectPrompt]] = {}
         for i, (one, masks) in enumerate(zip(wanted, found, strict=True)):
             frame = self._closer_frame(plane, one, masks[0])
             if frame is not None:
-                again[i] = frame
-        chosen = [wanted[i] for i in again]
-        placed = [
-            (frame, ObjectPrompt(one.prompts.points, one.prompts.labels))
-            for one, frame in zip(chosen, again.values(), strict=True)
-        ]
-        result = list(found)
-        seen = self._decoded(plane, chosen, placed)
-        for (i, frame), masks in zip(again.items(), seen, strict=True):
+                again[i] = frame, _object_prompt(one.prompts)
+        result, seen = list(found), []
+        with suppress(OutOfMemory), memory_guard(self.encoder.device, self.encoder.dtype):
+            seen = self._decoded(plane, [wanted[i] for i in again], list(again.values()))
+        for (i, (frame, _)), masks in zip(again.items(), seen, strict=False):
             if masks[0].area and not is_cut(masks[0], frame, plane.shape):
                 result[i] = masks
         return result
 
-    def frame(self, shape: tuple[int, int], prompts: Prompts) -> Frame:
-        """Where an object is looked for; with an adapter never below the plane's own scale."""
+    def frame(self, shape: tuple[int, int], prompts: Prompts, closely: bool = False) -> Frame:
+        """Where an object is looked for; with an adapter never below the plane's own scale.
+
+        Closely, and that is only for boxes, it is an enlarged part where they are small.
+        """
         size = self.encoder.sam.config.input_size
         if self.encoder.adapter is None or self._squash:
             frame = object_frame(shape, prompts, size, self._squash)
         else:
             frame = object_frame(shape, prompts, size, whole=1.0)
-        if not len(prompts.boxes):
+        if not closely or not len(prompts.boxes):
             return frame
         box = np.concatenate([prompts.boxes[:, :2].min(axis=0), prompts.boxes[:, 2:].max(axis=0)])
         return closer_frame(frame, shape, prompts, box, self._least) or frame
 
     def is_closer(self, frame: Frame, shape: tuple[int, int]) -> bool:
-        """Whether a frame shows less than planes are otherwise shown in."""
-        whole = min(max(shape), self.encoder.sam.config.input_size)
-        return bool(self._least) and max(frame.shape) < whole
+        """Whether a frame shows less of a plane than `frame` would without being asked to."""
+        middle = Prompts(points=[((shape[0] - 1) / 2, (shape[1] - 1) / 2)])
+        return bool(self._least) and max(frame.shape) < max(self.frame(shape, middle).shape)
 
     @property
     def _least(self) -> int:
@@ -135,12 +137,30 @@ class ObjectFinder:
         return self.encoder.sam.config.least_object
 
     def _closer_frame(self, plane: Plane, wanted: Wanted, found: ObjectMask) -> Frame | None:
-        """Where to look again for a clicked object; None where that is not called for."""
+        """Where to look again for an object; None where that is not called for."""
         prompts, frame = wanted.prompts, found.frame
-        by_clicks = not len(prompts.boxes) and prompts.mask is None and wanted.previous is None
-        if frame is None or not by_clicks or not found.area:
+        if wanted.previous is not None or prompts.mask is not None or frame is None:
             return None
-        return closer_frame(frame, plane.shape, prompts, found.box, self._least)
+        if not found.area or self.is_closer(frame, plane.shape):
+            return None
+        box = prompts.boxes[0] if len(prompts.boxes) else found.box
+        return closer_frame(frame, plane.shape, prompts, box, self._least)
+
+    def _whole(
+        self, plane: Plane, wanted: Sequence[Wanted], found: list[list[ObjectMask]]
+    ) -> list[list[ObjectMask]]:
+        """Look again, in the usual frame, at what outgrew the part that its earlier mask is in."""
+        again: dict[int, tuple[Frame, ObjectPrompt]] = {}
+        for i, (one, (best, *_)) in enumerate(zip(wanted, found, strict=True)):
+            before, frame = one.previous, best.frame
+            if before is None or not before.area or frame is None:
+                continue
+            if self.is_closer(frame, plane.shape) and is_cut(best, frame, plane.shape):
+                again[i] = self._with_mask(plane, one.prompts, before, closely=False)
+        seen = self._decoded(plane, [wanted[i] for i in again], list(again.values()))
+        for i, masks in zip(again, seen, strict=True):
+            found[i] = masks
+        return found
 
     def _decoded(
         self,
@@ -170,11 +190,18 @@ class ObjectFinder:
         adapter = self.encoder.adapter
         return adapter is not None and adapter.config.squash
 
-    def _placed(self, plane: Plane, wanted: Wanted) -> tuple[Frame, ObjectPrompt]:
-        prompts = wanted.prompts
-        frame, mask = self._frame_and_mask(plane, prompts, wanted.previous)
-        box = prompts.boxes[0] if len(prompts.boxes) else None
-        return frame, ObjectPrompt(prompts.points, prompts.labels, box, mask)
+    def _placed(self, plane: Plane, wanted: Wanted, closely: bool) -> tuple[Frame, ObjectPrompt]:
+        """Where an object is looked for, and its prompts there."""
+        prompts, previous = wanted.prompts, wanted.previous
+        if previous is not None:
+            return self._refining(plane, prompts, previous, closely)
+        frame, mask = self.frame(plane.shape, prompts, closely), None
+        if prompts.mask is not None:
+            mask = frame.mask_to_model(prompts.mask, self.decoder.mask_size)
+            if not np.isfinite(mask).all():
+                raise PromptError("The mask prompt has values beyond float32. Give smaller logits.")
+            mask = mask.clip(-_SUREST, _SUREST)
+        return frame, _object_prompt(prompts, mask)
 
     def _ranks(self, decoded: Decoded) -> Tensor:
         """What makes one mask of an ambiguous click better than another.
@@ -187,36 +214,41 @@ class ObjectFinder:
             return quality
         return quality.clamp(0, 1) * stability(decoded.logits[0].float())
 
-    def _frame_and_mask(
-        self, plane: Plane, prompts: Prompts, previous: ObjectMask | None
-    ) -> tuple[Frame, NDArray[np.float32] | None]:
-        """Where an object is looked for, and the mask prompt (M, M) for it."""
-        shape, mask_size = plane.shape, self.decoder.mask_size
-        if previous is None:
-            frame = self.frame(shape, prompts)
-            if prompts.mask is None:
-                return frame, None
-            mask = frame.mask_to_model(prompts.mask, mask_size)
-            if not np.isfinite(mask).all():
-                raise PromptError("The mask prompt has values beyond float32. Give smaller logits.")
-            return frame, mask.clip(-_SUREST, _SUREST)
+    def _refining(
+        self, plane: Plane, prompts: Prompts, previous: ObjectMask, closely: bool
+    ) -> tuple[Frame, ObjectPrompt]:
+        """The frame of an earlier mask, if it shows all prompts, else another one."""
+        mask_size = self.decoder.mask_size
         geometry = self.encoder.sam.config.input_size, self._squash
         fits = (
             previous.logits is not None
             and previous.logits.shape == (mask_size, mask_size)
             and previous.frame is not None
             and (previous.frame.input_size, previous.frame.squash) == geometry
-            and holds(previous.frame, prompts, shape)
+            and holds(previous.frame, prompts, plane.shape)
+            and (closely or not self.is_closer(previous.frame, plane.shape))
         )
         if fits and previous.frame is not None:
-            return previous.frame, previous.logits
-        if not previous.area:
-            if not prompts.has_object:
-                raise PromptError("The earlier mask is empty. Give a point or a box as well.")
-            return self.frame(shape, prompts), None
+            return previous.frame, _object_prompt(prompts, previous.logits)
+        if previous.area:
+            return self._with_mask(plane, prompts, previous, closely)
+        if not prompts.has_object:
+            raise PromptError("The earlier mask is empty. Give a point or a box as well.")
+        return self.frame(plane.shape, prompts, closely), _object_prompt(prompts)
+
+    def _with_mask(
+        self, plane: Plane, prompts: Prompts, previous: ObjectMask, closely: bool
+    ) -> tuple[Frame, ObjectPrompt]:
+        """A frame that shows an earlier mask and all prompts, and the prompts with its pixels."""
         boxes = np.concatenate([prompts.boxes, [previous.box]])
-        frame = self.frame(shape, Prompts(points=prompts.points, boxes=boxes))
-        return frame, mask_prompt(previous, frame, mask_size)
+        frame = self.frame(plane.shape, Prompts(points=prompts.points, boxes=boxes), closely)
+        mask = mask_prompt(previous, frame, self.decoder.mask_size)
+        return frame, _object_prompt(prompts, mask)
+
+
+def _object_prompt(prompts: Prompts, mask: NDArray[np.float32] | None = None) -> ObjectPrompt:
+    box = prompts.boxes[0] if len(prompts.boxes) else None
+    return ObjectPrompt(prompts.points, prompts.labels, box, mask)
 
 
 def is_cut(one: ObjectMask, frame: Frame, shape: tuple[int, int]) -> bool:

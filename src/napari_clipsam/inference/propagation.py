@@ -310,7 +310,8 @@ class _Run:
             Prompts(p.text or self._words.get(key), p.points, p.labels, p.boxes, p.mask)
             for key, p in zip(keys, prompts, strict=True)
         ]
-        answers = self._segmenter.answer_objects(plane, said, previous)
+        # What is followed shares the frames of its plane: enlarged parts would be encoded for each.
+        answers = self._segmenter.answer_objects(plane, said, previous, closely=previous is None)
         # Without a word an adapter takes its last one, which others may change meanwhile.
         self._words.update((key, one.text) for key, one in zip(keys, answers, strict=True))
         return [one.objects[0] for one in answers]

@@ -316,8 +316,9 @@ class Segmenter:
         previous : sequence of ObjectMask or None, optional
             For each the earlier mask that takes part; see `predict`.
         closely : bool
-            What was found small by clicks is looked at again from closer, where the model gains by
-            that (`SamConfig.least_object`). False is sooner; `closer` can follow.
+            What looks small is looked at from closer, where the model gains by that
+            (`SamConfig.least_object`). False is sooner, since all share what is encoded of the
+            plane; `closer` can follow.
 
         Returns
         -------
@@ -358,22 +359,25 @@ class Segmenter:
 
     @torch.inference_mode()
     def closer(self, request: PredictRequest, answer: Prediction) -> Prediction | None:
-        """Look again, from closer, at an object that clicks found with `closely` False.
+        """Look again, from closer, at what was found with `closely` False.
+
+        All prompts of the request count, an earlier mask does not: as if they were given at once.
 
         Returns
         -------
         Prediction or None
             None where there is nothing to gain.
         """
-        wanted = [Wanted(request.prompts, answer.text)]
-        before = [[*answer.objects, *answer.alternatives]]
-        (found,), moved = self._guarded(lambda: self._objects.closer(request.plane, wanted, before))
-        if found is before[0]:
+        wanted = [Wanted(single, answer.text) for single in split_boxes(request.prompts)]
+        before = [[one] for one in answer.objects]
+        before[0] += answer.alternatives
+        found, moved = self._guarded(lambda: self._objects.closer(request.plane, wanted, before))
+        if all(new is old for new, old in zip(found, before, strict=True)):
             return None
         return replace(
             answer,
-            objects=tuple(found[:1]),
-            alternatives=tuple(found[1:]),
+            objects=tuple(best for best, *_ in found),
+            alternatives=tuple(other for _, *others in found for other in others),
             seconds=dict(self._encoder.seconds),
             note=self._note(answer.note, moved),
         )
