@@ -122,6 +122,18 @@ def test_a_small_object_is_looked_at_again_in_an_enlarged_part(
     assert refined.objects[0].frame == seen, "what is corrected stays where it was found"
 
 
+def test_specks_do_not_make_an_object_large(closer: Segmenter, make_plane: MakePlane) -> None:
+    request = PredictRequest(make_plane(), Prompts(points=[(20, 30)]))
+    first = closer.answer(request, closely=False)
+    mask = np.zeros((40, 50), bool)
+    mask[18:23, 28:33] = mask[0, 0] = mask[39, 49] = True
+    speckled = replace(first.objects[0], box=(0, 0, 40, 50), mask=mask)
+    again = closer.closer(request, replace(first, objects=(speckled,)))
+    assert again is not None and again.objects[0].box == (18, 28, 23, 33)
+    mask[10:35, 20:40] = True
+    assert closer.closer(request, replace(first, objects=(replace(speckled, mask=mask),))) is None
+
+
 def test_what_outgrows_its_part_is_looked_at_in_the_whole_plane(
     closer: Segmenter, make_plane: MakePlane, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from scipy import ndimage
 
 from napari_clipsam.errors import OutOfMemory, PromptError
 from napari_clipsam.inference.decoding import ObjectPrompt
@@ -143,7 +144,7 @@ class ObjectFinder:
             return None
         if not found.area or self.is_closer(frame, plane.shape):
             return None
-        box = prompts.boxes[0] if len(prompts.boxes) else found.box
+        box = prompts.boxes[0] if len(prompts.boxes) else _box_of_most(found)
         return closer_frame(frame, plane.shape, prompts, box, self._least)
 
     def _whole(
@@ -249,6 +250,17 @@ class ObjectFinder:
 def _object_prompt(prompts: Prompts, mask: NDArray[np.float32] | None = None) -> ObjectPrompt:
     box = prompts.boxes[0] if len(prompts.boxes) else None
     return ObjectPrompt(prompts.points, prompts.labels, box, mask)
+
+
+def _box_of_most(one: ObjectMask) -> tuple[int, int, int, int]:
+    """The box of the largest piece of a mask: specks far from it do not make an object large."""
+    pieces, count = ndimage.label(one.mask, np.ones((3, 3)))
+    if count < 2:
+        return one.box
+    largest = int(np.bincount(pieces.ravel())[1:].argmax())
+    rows, cols = ndimage.find_objects(pieces)[largest]
+    y0, x0 = one.box[:2]
+    return y0 + rows.start, x0 + cols.start, y0 + rows.stop, x0 + cols.stop
 
 
 def is_cut(one: ObjectMask, frame: Frame, shape: tuple[int, int]) -> bool:
