@@ -7,10 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from lessons import example, tiny_model
+from tiny import tiny_sam
 
 from napari_clipsam.adapters.base import AdapterConfig
 from napari_clipsam.adapters.inject import Adapter, build_adapter
 from napari_clipsam.errors import Stopped
+from napari_clipsam.inference.objects import ObjectFinder
 from napari_clipsam.models.registry import LoadedModel
 from napari_clipsam.training.metrics import dice
 from napari_clipsam.training.scoring import (
@@ -122,3 +124,19 @@ def test_a_stop_ends_presences_with_what_was_found(model: LoadedModel, adapter: 
     assert 0 < asked() < 4
     most = 0
     assert asked() == 0
+
+
+def test_the_time_of_closer_looks_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    sam = tiny_sam(stem_widths=(8,) * 5, stem_blocks=(0,) * 5)
+    model = replace(tiny_model(), sam=sam)
+    looked: list[str] = []
+
+    def closer(self: ObjectFinder, plane: object, wanted: object, found: list) -> list:
+        looked.append("closer")
+        return found
+
+    monkeypatch.setattr(ObjectFinder, "closer", closer)
+    scorer = Scorer(model, [example(0)], "object")
+    scores = scorer.measure(None)
+    assert scores.iou is not None and scorer.closer_seconds > 0
+    assert looked == ["closer"] * len(_objects(example(0)))
