@@ -140,9 +140,9 @@ class ObjectFinder:
     def _closer_frame(self, plane: Plane, wanted: Wanted, found: ObjectMask) -> Frame | None:
         """Where to look again for an object; None where that is not called for."""
         prompts, frame = wanted.prompts, found.frame
-        if wanted.previous is not None or prompts.mask is not None or frame is None:
+        if not self._least or wanted.previous is not None or prompts.mask is not None:
             return None
-        if not found.area or self.is_closer(frame, plane.shape):
+        if not found.area or frame is None or self.is_closer(frame, plane.shape):
             return None
         box = prompts.boxes[0] if len(prompts.boxes) else _box_of_most(found)
         return closer_frame(frame, plane.shape, prompts, box, self._least)
