@@ -134,6 +134,21 @@ def test_specks_do_not_make_an_object_large(closer: Segmenter, make_plane: MakeP
     assert closer.closer(request, replace(first, objects=(replace(speckled, mask=mask),))) is None
 
 
+def test_a_small_mask_prompt_is_looked_at_again_as_it_lies(
+    closer: Segmenter, make_plane: MakePlane
+) -> None:
+    plane = make_plane()
+    mask = np.zeros(plane.shape, bool)
+    mask[18:23, 28:33] = True
+    prompts = Prompts(points=[(20, 30)], mask=mask, boxes=[(18, 28, 23, 33)])
+    request = PredictRequest(plane, prompts)
+    again = closer.closer(request, closer.answer(request, closely=False))
+    assert again is not None and again.objects[0].frame is not None
+    assert again.objects[0].frame.shape == (32, 32)
+    seen = closer._objects._prompt_in(again.objects[0].frame, prompts).mask
+    assert seen is not None and (seen > 0).sum() == 25, "a cell for each pixel"
+
+
 def test_what_outgrows_its_part_is_looked_at_in_the_whole_plane(
     closer: Segmenter, make_plane: MakePlane, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -100,7 +100,7 @@ class ObjectFinder:
         for i, (one, masks) in enumerate(zip(wanted, found, strict=True)):
             frame = self._closer_frame(plane, one, masks[0])
             if frame is not None:
-                again[i] = frame, _object_prompt(one.prompts)
+                again[i] = frame, self._prompt_in(frame, one.prompts)
         result, seen = list(found), []
         with suppress(OutOfMemory), memory_guard(self.encoder.device, self.encoder.dtype):
             seen = self._decoded(plane, [wanted[i] for i in again], list(again.values()))
@@ -140,7 +140,7 @@ class ObjectFinder:
     def _closer_frame(self, plane: Plane, wanted: Wanted, found: ObjectMask) -> Frame | None:
         """Where to look again for an object; None where that is not called for."""
         prompts, frame = wanted.prompts, found.frame
-        if not self._least or wanted.previous is not None or prompts.mask is not None:
+        if not self._least or wanted.previous is not None:
             return None
         if not found.area or frame is None or self.is_closer(frame, plane.shape):
             return None
@@ -196,13 +196,17 @@ class ObjectFinder:
         prompts, previous = wanted.prompts, wanted.previous
         if previous is not None:
             return self._refining(plane, prompts, previous, closely)
-        frame, mask = self.frame(plane.shape, prompts, closely), None
-        if prompts.mask is not None:
-            mask = frame.mask_to_model(prompts.mask, self.decoder.mask_size)
-            if not np.isfinite(mask).all():
-                raise PromptError("The mask prompt has values beyond float32. Give smaller logits.")
-            mask = mask.clip(-_SUREST, _SUREST)
-        return frame, _object_prompt(prompts, mask)
+        frame = self.frame(plane.shape, prompts, closely)
+        return frame, self._prompt_in(frame, prompts)
+
+    def _prompt_in(self, frame: Frame, prompts: Prompts) -> ObjectPrompt:
+        """Prompts of one object, their mask as a frame shows it."""
+        if prompts.mask is None:
+            return _object_prompt(prompts)
+        mask = frame.mask_to_model(prompts.mask, self.decoder.mask_size)
+        if not np.isfinite(mask).all():
+            raise PromptError("The mask prompt has values beyond float32. Give smaller logits.")
+        return _object_prompt(prompts, mask.clip(-_SUREST, _SUREST))
 
     def _ranks(self, decoded: Decoded) -> Tensor:
         """What makes one mask of an ambiguous click better than another.
