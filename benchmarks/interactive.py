@@ -147,9 +147,13 @@ class Desk:
 
     def closer(self) -> float | None:
         """The clock when the closer look at what was clicked was drawn; None without one."""
+        from qtpy.QtTest import QTest
+
         from docs.screenshots.sessions import wait
 
         wait(lambda: bool(self._answers) and self._answers[-1] is None)
+        # What came before the end may still be on its way to this thread.
+        QTest.qWait(50)
         return self._watch.latest() if len(self._answers) == 3 else None
 
     def find(self, word: str) -> float:

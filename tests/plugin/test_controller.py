@@ -133,6 +133,43 @@ def test_what_is_followed_after_the_first_look_stays_one_object(deep: SegmentCon
     assert len(one.masks) > 1
 
 
+def test_a_click_before_the_second_look_is_asked_with_all_prompts_anew(
+    flat: SegmentController,
+) -> None:
+    engine(flat).closer = True
+
+    def once_more() -> None:
+        engine(flat).between = lambda: None
+        click(flat, 22, 22)
+
+    engine(flat).between = once_more
+    click(flat, 20, 20)
+    first, second = engine(flat).asked
+    assert first.previous is None and second.previous is None
+    assert len(second.prompts.points) == 2
+    click(flat, 24, 24)
+    assert engine(flat).asked[-1].previous is not None, "the second look has come"
+
+
+def test_a_second_look_gives_back_what_the_first_mask_covered(flat: SegmentController) -> None:
+    flat.set_target("instances")
+    flat.find("nuclei")
+    before = [one.key for one in flat.keeper.state.draft]
+    engine(flat).closer = True
+    seen: list[list[str]] = []
+    engine(flat).between = lambda: seen.append([one.key for one in flat.keeper.state.draft])
+    y, x = CORNERS[0]
+    click(flat, y + 2, x + 2)
+
+    (first,) = seen
+    assert first == [*before[1:], first[-1]], "the first mask covers most of one"
+    now = [one.key for one in flat.keeper.state.draft]
+    assert now == [*before, first[-1]], "the second covers little of it, and is the same object"
+    assert "added 1" in flat.state.answer
+    flat.undo()
+    assert [one.key for one in flat.keeper.state.draft] == before
+
+
 def test_a_second_look_of_another_model_is_not_taken(flat: SegmentController) -> None:
     engine(flat).closer = True
     engine(flat).between = lambda: flat.models.switch(model="vit_b")

@@ -36,10 +36,12 @@ class Asking:
         self._awaited: Ask | None = None
         # What was answered first, what holds since then, and which model said so.
         self._answered: tuple[Prediction, SessionState, Setup] | None = None
+        # Whether a closer look at what prompts alone have found may still come.
+        self._looks_closer = False
 
     def drop(self) -> None:
         """Wait for no answer any more, not even for one that is on its way already."""
-        self._awaited = None
+        self._awaited, self._looks_closer = None, False
         self._to.runner.stop("answer")
 
     def plane(self) -> None:
@@ -81,7 +83,9 @@ class Asking:
     def _ask_object(self, key: PlaneKey, prompts: Prompts) -> None:
         draft = self._to.keeper.state.draft
         previous = None
-        if len(draft) == 1 and len(prompts.boxes) < 2 and prompts.mask is None:
+        # A mask that was about to be replaced is no start: all prompts are asked for anew.
+        can_refine = len(draft) == 1 and len(prompts.boxes) < 2 and prompts.mask is None
+        if can_refine and not self._looks_closer:
             previous = drafts.earlier_mask(draft[0], key, prompts)
         self._submit(Urgency.CLICK, key, prompts, "object", previous)
 
@@ -128,6 +132,7 @@ class Asking:
         if self._to.progress is None:
             self._to.update(busy=Progress(f"Looking for {prompts.text or 'the object'}"))
         self._awaited = ask
+        self._looks_closer = target == "object" and previous is None
         then = partial(self._on_answer, ask, adds)
         self._to.runner.submit(
             Job(
@@ -135,6 +140,7 @@ class Asking:
                 partial(self._to.engine.answer, self._to.setup, ask),
                 urgency,
                 on_value=then,
+                on_done=self._on_done,
                 on_error=self._to.on_error,
                 on_stop=lambda: self._to.update(busy=self._to.progress),
                 need=key if target == "object" else None,
@@ -166,12 +172,11 @@ class Asking:
             self._to.focus.show_similarity(value.key, value.similarity)
             return
         if value.closer:
-            self._on_closer(ask, value)
+            self._on_closer(ask, adds, value)
             return
         answer, prompts, key = value.prediction, ask.prompts, ask.key
         draft, origin = self._to.keeper.state.draft, self._to.origin
-        # That a click had no word of its own is what the user meant.
-        note = answer.note if prompts.text is not None else ""
+        note = _note(ask, answer)
         if adds:
             draft, note = drafts.with_one_more(draft, origin, key, prompts, answer)
             what = "add an object"
@@ -189,18 +194,16 @@ class Asking:
         else:
             self._to.focus.hide_similarity()
         self._to.update(
-            answer=wording.answer_line(
-                prompts.text, answer, value.seconds, self._to.focus.where(key), note
-            ),
+            answer=self._line(ask, value, note),
             hint=wording.no_match(prompts.text or "", answer) if missing else None,
             busy=self._to.progress,
         )
         self._to.do(f"{what} {prompts.text or ''}".strip(), draft)
         self._answered = answer, self._to.keeper.state, self._to.setup
         self._to.stacks.seen(key, sum(answer.seconds.values()) or value.seconds)
-        self.prepare(key)
+        self.prepare(key, answer.objects[0] if ask.target == "object" else None)
 
-    def _on_closer(self, ask: Ask, value: Found) -> None:
+    def _on_closer(self, ask: Ask, adds: bool, value: Found) -> None:
         """Let what a closer look found take the place of the first answer, in the same step."""
         if self._answered is None:
             return
@@ -208,14 +211,27 @@ class Asking:
         if self._to.keeper.state is not state or self._to.setup != setup:
             # The user went on from the first answer.
             return
-        step = self._to.keeper.undo_text
-        self._to.keeper.undo()
-        word, where = ask.prompts.text, self._to.focus.where(value.key)
-        line = wording.answer_line(word, value.prediction, value.seconds, where, "")
-        self._to.update(answer=line)
-        self._to.do(step, drafts.with_closer(state.draft, value.key, first, value.prediction))
-        if value.key == self._to.focus.key():
-            self.prepare(value.key, value.prediction.objects[0])
+        keeper, key, answer = self._to.keeper, value.key, value.prediction
+        step, note = keeper.undo_text, _note(ask, answer)
+        keeper.undo()
+        if adds:
+            # A mask of another size may take the place of other objects.
+            before = keeper.state.draft
+            draft, note = drafts.with_one_more(before, self._to.origin, key, ask.prompts, answer)
+            draft = drafts.with_keys_of(state.draft, draft, before)
+        else:
+            draft = drafts.with_closer(state.draft, key, first, answer)
+        self._to.update(answer=self._line(ask, value, note))
+        self._to.do(step, draft)
+        if key == self._to.focus.key():
+            self.prepare(key, answer.objects[0])
+
+    def _on_done(self) -> None:
+        self._looks_closer = False
+
+    def _line(self, ask: Ask, value: Found, note: str) -> str:
+        where = self._to.focus.where(value.key)
+        return wording.answer_line(ask.prompts.text, value.prediction, value.seconds, where, note)
 
     def prepare(self, key: PlaneKey, like: ObjectMask | None = None) -> None:
         """While nobody waits: load the model, encode this plane, and once asked those beside it.
@@ -240,3 +256,8 @@ class Asking:
                 doing=lambda: self._to.engine.encoding,
             )
         )
+
+
+def _note(ask: Ask, answer: Prediction) -> str:
+    """What there is to say; that a click had no word of its own is what the user meant."""
+    return answer.note if ask.prompts.text is not None else ""

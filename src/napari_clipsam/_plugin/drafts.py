@@ -34,6 +34,7 @@ __all__ = [
     "with_concept",
     "with_follower",
     "with_instances",
+    "with_keys_of",
     "with_linked",
     "with_object",
     "with_one_more",
@@ -107,6 +108,15 @@ def with_closer(draft: Draft, key: PlaneKey, first: Prediction, closer: Predicti
         return one if new is None else replace(one, masks={**one.masks, key: new})
 
     return tuple(changed(one) for one in draft)
+
+
+def with_keys_of(draft: Draft, other: Draft, before: Draft) -> Draft:
+    """What is new in a draft under the keys of what was new in another one, as far as they go."""
+    known = {one.key for one in before}
+    keys = iter([one.key for one in other if one.key not in known])
+    return tuple(
+        one if one.key in known else replace(one, key=next(keys, one.key)) for one in draft
+    )
 
 
 def with_concept(

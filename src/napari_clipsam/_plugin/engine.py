@@ -375,8 +375,8 @@ class Engine:
 
         answer = self._ready.answer(request, previous, closely=previous is not None)
         yield found(answer, closer=False)
-        # A mask without a frame may stand for more than the prompts say.
-        if previous is None or previous.frame is not None:
+        # An earlier mask may stand for more than the prompts say.
+        if previous is None:
             again = self._ready.closer(request, answer)
             if again is not None:
                 yield found(again, closer=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -101,10 +100,14 @@ class ObjectFinder:
             frame = self._closer_frame(plane, one, masks[0])
             if frame is not None:
                 again[i] = frame, self._prompt_in(frame, one.prompts)
-        result, seen = list(found), []
-        with suppress(OutOfMemory), memory_guard(self.encoder.device, self.encoder.dtype):
-            seen = self._decoded(plane, [wanted[i] for i in again], list(again.values()))
-        for (i, (frame, _)), masks in zip(again.items(), seen, strict=False):
+        result = list(found)
+        try:
+            with memory_guard(self.encoder.device, self.encoder.dtype):
+                seen = self._decoded(plane, [wanted[i] for i in again], list(again.values()))
+        except OutOfMemory:
+            self.encoder.clear()
+            return result
+        for (i, (frame, _)), masks in zip(again.items(), seen, strict=True):
             if masks[0].area and not is_cut(masks[0], frame, plane.shape):
                 result[i] = masks
         return result
@@ -268,8 +271,11 @@ def _box_of_most(one: ObjectMask) -> tuple[int, int, int, int]:
 
 
 def is_cut(one: ObjectMask, frame: Frame, shape: tuple[int, int]) -> bool:
-    """Whether a mask reaches an edge of its frame that is none of the plane: it may go on there."""
-    (y0, x0, y1, x1), (rows, cols) = one.box, frame.slices
+    """Whether a mask reaches an edge of its frame that is none of the plane: it may go on there.
+
+    What counts is its largest piece.
+    """
+    (y0, x0, y1, x1), (rows, cols) = _box_of_most(one), frame.slices
     return (
         (y0 == rows.start > 0)
         or (x0 == cols.start > 0)

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from napari_clipsam.errors import OutOfMemory, Stopped
-from napari_clipsam.inference.requests import PredictRequest
 from napari_clipsam.inference.segmenter import Segmenter
 from napari_clipsam.prompts import Prompts
 from napari_clipsam.training.events import Preview
@@ -86,10 +85,10 @@ class Scorer:
     check : callable, optional
         Called between the blocks of the networks; what it raises ends the measurement.
 
-    Attributes
-    ----------
-    closer_seconds : float
-        Spent so far on what adapters that decode objects themselves are spared: closer looks.
+    Notes
+    -----
+    Objects are looked for once, at the plane's own scale, as adapters that were taught them do it;
+    one to start from is measured like that too.
     """
 
     def __init__(
@@ -104,7 +103,6 @@ class Scorer:
         self._segmenter.check = check
         self.examples = tuple(examples)
         self.goal = goal
-        self.closer_seconds = 0.0
 
     def measure(self, adapter: Adapter | None) -> Scores:
         """Score an adapter, its presence threshold left aside; or the base without one."""
@@ -163,11 +161,6 @@ class Scorer:
         word = example.words[0]
         prompts = [Prompts(word, points=[innermost_pixel(mask)]) for mask in masks]
         answers = self._segmenter.answer_objects(example.plane, prompts, closely=False)
-        begun = time.perf_counter()
-        for i, (asked, answer) in enumerate(zip(prompts, answers, strict=True)):
-            request = PredictRequest(example.plane, asked, "object")
-            answers[i] = self._segmenter.closer(request, answer) or answer
-        self.closer_seconds += time.perf_counter() - begun
         return [iou(one.mask(), mask) for one, mask in zip(answers, masks, strict=True)]
 
 

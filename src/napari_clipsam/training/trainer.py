@@ -149,7 +149,7 @@ class _Run:
             begun = time.perf_counter()
             first = self.scorer.measure(self.start)
         held_out, learnt = len(self.split.held_out), len(self.split.train)
-        plane = (time.perf_counter() - begun - self.scorer.closer_seconds) / held_out
+        plane = (time.perf_counter() - begun) / held_out
         self.settled_on = self.pace.reserve_settling(plane, held_out, learnt)
         # Where nothing is better the start is the result. The base is no adapter: without a start
         # the best that was trained is, and whether that is better is said.
