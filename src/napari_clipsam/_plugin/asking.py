@@ -218,7 +218,7 @@ class Asking:
             # A mask of another size may take the place of other objects.
             before = keeper.state.draft
             draft, note = drafts.with_one_more(before, self._to.origin, key, ask.prompts, answer)
-            draft = drafts.with_keys_of(state.draft, draft, before)
+            draft = drafts.with_keys_of(draft, state.draft, before)
         else:
             draft = drafts.with_closer(state.draft, key, first, answer)
         self._to.update(answer=self._line(ask, value, note))
