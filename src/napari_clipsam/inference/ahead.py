@@ -8,7 +8,7 @@ import torch
 
 from napari_clipsam.inference.devices import memory_guard
 from napari_clipsam.inference.encoding import View
-from napari_clipsam.inference.frames import concept_frames, frames_like
+from napari_clipsam.inference.frames import frames_like
 from napari_clipsam.prompts import Prompts
 
 if TYPE_CHECKING:
@@ -92,11 +92,10 @@ class Ahead:
         -----
         The next answer says the time of this as well.
         """
-        encoder, adapter = self._encoder, self._encoder.adapter
-        size, squash = encoder.sam.config.input_size, adapter is not None and adapter.config.squash
+        encoder = self._encoder
         views = []
         for plane in planes:
-            frames = concept_frames(plane.shape, size, squash)
+            frames = encoder.concept_frames(plane.shape)
             if len(frames) == 1 and not plane.is_blank:
                 views.append(View(plane, frames[0]))
         if not views:

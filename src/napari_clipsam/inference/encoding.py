@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from napari_clipsam.adapters.inject import tuning_of
 from napari_clipsam.errors import Stopped, WordError
 from napari_clipsam.inference.devices import autocast, require_finite, synchronize
+from napari_clipsam.inference.frames import concept_frames
 from napari_clipsam.inference.texts import TextFile
 from napari_clipsam.inference.transfer import to_device
 from napari_clipsam.inference.trunks import TensorCache
@@ -125,6 +126,15 @@ class PlaneEncoder:
         self.check: Callable[[], None] | None = None
         self._away = 0.0
         self.reset_clock()
+
+    @property
+    def squash(self) -> bool:
+        """Whether planes fill the square, whatever their aspect."""
+        return self.adapter is not None and self.adapter.config.squash
+
+    def concept_frames(self, shape: tuple[int, int]) -> list[Frame]:
+        """Where a word is looked for in a plane; see `frames.concept_frames`."""
+        return concept_frames(shape, self.sam.config.input_size, self.squash)
 
     @property
     def clip(self) -> Clip:

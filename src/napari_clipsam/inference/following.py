@@ -23,6 +23,7 @@ __all__ = [
     "Contrast",
     "check_spacing",
     "contrast_of",
+    "largest_piece",
     "meant",
     "next_prompts",
     "overlap",
@@ -115,6 +116,15 @@ def meant(found: ObjectMask, prompts: Prompts | None) -> ObjectMask:
             return _only(found, parts, clicked[clicked > 0])
     areas = np.bincount(parts.ravel())[1:]
     return _only(found, parts, np.flatnonzero(areas >= _SPECK * areas.max()) + 1)
+
+
+def largest_piece(one: ObjectMask) -> ObjectMask:
+    """A mask without what lies apart from its largest piece, such as specks."""
+    parts, count = ndimage.label(one.mask, _CONNECTED)
+    if count < 2:
+        return one
+    areas = np.bincount(parts.ravel())[1:]
+    return _only(one, parts, np.array([1 + areas.argmax()]))
 
 
 def _only(one: ObjectMask, parts: NDArray[np.int32], kept: NDArray[np.integer]) -> ObjectMask:

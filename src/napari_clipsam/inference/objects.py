@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from scipy import ndimage
 
 from napari_clipsam.errors import OutOfMemory, PromptError
 from napari_clipsam.inference.decoding import ObjectPrompt
 from napari_clipsam.inference.devices import memory_guard
 from napari_clipsam.inference.encoding import View
+from napari_clipsam.inference.following import largest_piece
 from napari_clipsam.inference.frames import closer_frame, holds, object_frame
 from napari_clipsam.inference.instances import stability
 from napari_clipsam.inference.masks import mask_prompt, object_masks
@@ -118,8 +118,8 @@ class ObjectFinder:
         Closely, and that is only for boxes, it is an enlarged part where they are small.
         """
         size = self.encoder.sam.config.input_size
-        if self.encoder.adapter is None or self._squash:
-            frame = object_frame(shape, prompts, size, self._squash)
+        if self.encoder.adapter is None or self.encoder.squash:
+            frame = object_frame(shape, prompts, size, self.encoder.squash)
         else:
             frame = object_frame(shape, prompts, size, whole=1.0)
         if not closely or not len(prompts.boxes):
@@ -147,7 +147,7 @@ class ObjectFinder:
             return None
         if not found.area or frame is None or self.is_closer(frame, plane.shape):
             return None
-        box = prompts.boxes[0] if len(prompts.boxes) else _box_of_most(found)
+        box = prompts.boxes[0] if len(prompts.boxes) else largest_piece(found).box
         return closer_frame(frame, plane.shape, prompts, box, self._least)
 
     def _whole(
@@ -189,11 +189,6 @@ class ObjectFinder:
                 found[i] = object_masks(masks.logits[0][order], masks.iou[0][order], frame)
         return [found[i] for i in range(len(wanted))]
 
-    @property
-    def _squash(self) -> bool:
-        adapter = self.encoder.adapter
-        return adapter is not None and adapter.config.squash
-
     def _placed(self, plane: Plane, wanted: Wanted, closely: bool) -> tuple[Frame, ObjectPrompt]:
         """Where an object is looked for, and its prompts there."""
         prompts, previous = wanted.prompts, wanted.previous
@@ -227,7 +222,7 @@ class ObjectFinder:
     ) -> tuple[Frame, ObjectPrompt]:
         """The frame of an earlier mask, if it shows all prompts, else another one."""
         mask_size = self.decoder.mask_size
-        geometry = self.encoder.sam.config.input_size, self._squash
+        geometry = self.encoder.sam.config.input_size, self.encoder.squash
         fits = (
             previous.logits is not None
             and previous.logits.shape == (mask_size, mask_size)
@@ -259,23 +254,12 @@ def _object_prompt(prompts: Prompts, mask: NDArray[np.float32] | None = None) ->
     return ObjectPrompt(prompts.points, prompts.labels, box, mask)
 
 
-def _box_of_most(one: ObjectMask) -> tuple[int, int, int, int]:
-    """The box of the largest piece of a mask: specks far from it do not make an object large."""
-    pieces, count = ndimage.label(one.mask, np.ones((3, 3)))
-    if count < 2:
-        return one.box
-    largest = int(np.bincount(pieces.ravel())[1:].argmax())
-    rows, cols = ndimage.find_objects(pieces)[largest]
-    y0, x0 = one.box[:2]
-    return y0 + rows.start, x0 + cols.start, y0 + rows.stop, x0 + cols.stop
-
-
 def is_cut(one: ObjectMask, frame: Frame, shape: tuple[int, int]) -> bool:
     """Whether a mask reaches an edge of its frame that is none of the plane: it may go on there.
 
     What counts is its largest piece.
     """
-    (y0, x0, y1, x1), (rows, cols) = _box_of_most(one), frame.slices
+    (y0, x0, y1, x1), (rows, cols) = largest_piece(one).box, frame.slices
     return (
         (y0 == rows.start > 0)
         or (x0 == cols.start > 0)

@@ -29,7 +29,6 @@ from napari_clipsam.inference.devices import (
     resolve_precision,
 )
 from napari_clipsam.inference.encoding import PlaneEncoder, View
-from napari_clipsam.inference.frames import concept_frames
 from napari_clipsam.inference.instances import InstanceSettings
 from napari_clipsam.inference.objects import ObjectFinder, Wanted
 from napari_clipsam.inference.requests import ObjectMask, Prediction, PredictRequest, Target
@@ -291,7 +290,7 @@ class Segmenter:
         word, note = self._word(plane, prompts, target, previous)
         # Without a word it was refused.
         assert word is not None
-        frames = concept_frames(plane.shape, self._input_size, self._squash)
+        frames = self._encoder.concept_frames(plane.shape)
         found, moved = self._guarded(
             lambda: self._concepts.find(plane, frames, prompts, word, target, progress)
         )
@@ -396,7 +395,7 @@ class Segmenter:
         ndarray of float32, shape (h, w), or None
             As in `Prediction.similarity`; None where the plane needs tiles or the word is unknown.
         """
-        frames = concept_frames(plane.shape, self._input_size, self._squash)
+        frames = self._encoder.concept_frames(plane.shape)
         if len(frames) > 1 or self._encoder.unknown_words(word):
             return None
         with memory_guard(self.device, self._encoder.dtype):
@@ -466,14 +465,6 @@ class Segmenter:
         self._encoder.move(self.device)
         reason = str(error).partition("\n")[0]
         return f"This device lacks an operation ({reason}); the CPU is used from now on."
-
-    @property
-    def _input_size(self) -> int:
-        return self.model.sam.config.input_size
-
-    @property
-    def _squash(self) -> bool:
-        return self.adapter is not None and self.adapter.config.squash
 
 
 def _with_text(prompts: Prompts, text: str) -> Prompts:
