@@ -55,15 +55,28 @@ def test_what_needs_the_whole_plane_gets_it() -> None:
     assert windows.window_for(huge, click, far) is None
 
 
-def test_a_mask_moves_with_its_frame() -> None:
+def test_a_mask_moves_into_its_window_and_back_with_its_frame() -> None:
+    window, shape = (100, 200, 300, 400), (6000, 6000)
     frame = Frame((10, 20), (64, 64), 64)
     one = ObjectMask((12, 22, 20, 30), np.ones((8, 8), bool), 0.5, np.zeros((16, 16)), frame)
-    there = windows.moved(one, 100, 200)
-    assert (there.box, there.frame.origin) == ((112, 222, 120, 230), (110, 220))
-    back = windows.moved(there, -100, -200)
-    assert (back.box, back.frame) == (one.box, one.frame)
+    answer = Prediction((200, 200), "object", (one,), (one,))
+    placed = windows.answer_on_plane(answer, window, shape)
+    assert placed.shape == shape
+    for there in (*placed.objects, *placed.alternatives):
+        assert there.frame is not None
+        assert (there.box, there.frame.origin) == ((112, 222, 120, 230), (110, 220))
+        back = windows.mask_inside(there, window)
+        assert (back.box, back.frame, back.logits) == (one.box, one.frame, one.logits)
     empty = ObjectMask((0, 0, 0, 0), np.zeros((0, 0), bool), 0.1)
-    assert windows.moved(empty, 5, 5).box == (0, 0, 0, 0)
+    assert windows.mask_inside(empty, window).box == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("origin", [(99, 250), (250, 199), (237, 250), (250, 337)])
+def test_a_frame_that_another_window_cuts_is_left_behind(origin: tuple[int, int]) -> None:
+    frame = Frame(origin, (64, 64), 64)
+    one = ObjectMask((250, 250, 258, 258), np.ones((8, 8), bool), 0.5, np.zeros((16, 16)), frame)
+    seen = windows.mask_inside(one, (100, 200, 300, 400))
+    assert (seen.box, seen.logits, seen.frame) == ((150, 50, 158, 58), None, None)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])

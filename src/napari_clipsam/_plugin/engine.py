@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from napari_clipsam._machine import memory
 from napari_clipsam._plugin.importing import avoid_llvm_clash
-from napari_clipsam._plugin.windows import inside, is_large, moved, moved_answer, window_for
+from napari_clipsam._plugin.windows import (
+    answer_on_plane,
+    inside,
+    is_large,
+    mask_inside,
+    window_for,
+)
 from napari_clipsam.inference.requests import PredictRequest
 
 if TYPE_CHECKING:
@@ -366,11 +372,11 @@ class Engine:
         else:
             plane, prompts = ask.read.window(ask.key, window), inside(prompts, window)
             if previous is not None:
-                previous = moved(previous, -window[0], -window[1])
+                previous = mask_inside(previous, window)
         request = PredictRequest(plane, prompts, "object")
 
         def found(answer: Prediction, closer: bool) -> Found:
-            placed = answer if window is None else moved_answer(answer, window, shape)
+            placed = answer if window is None else answer_on_plane(answer, window, shape)
             return Found(ask.key, placed, _since(start), closer)
 
         answer = self._ready.answer(request, previous, closely=previous is not None)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from napari_clipsam.inference.requests import ObjectMask, Prediction
     from napari_clipsam.session.objects import Box
 
-__all__ = ["inside", "is_large", "moved", "moved_answer", "window_for"]
+__all__ = ["answer_on_plane", "inside", "is_large", "mask_inside", "window_for"]
 
 # Planes of more pixels are read in part for an object.
 _LARGE = 1 << 25
@@ -66,21 +66,25 @@ def inside(prompts: Prompts, window: Box) -> Prompts:
     )
 
 
-def moved(one: ObjectMask, dy: int, dx: int) -> ObjectMask:
-    """A mask moved by whole pixels."""
-    y0, x0, y1, x1 = one.box
-    box = (y0 + dy, x0 + dx, y1 + dy, x1 + dx) if one.area else one.box
+def mask_inside(one: ObjectMask, window: Box) -> ObjectMask:
+    """A mask that a window shows, as the window's own pixels count it.
+
+    Logits that belong to more than the window shows are left out.
+    """
     frame = one.frame
     if frame is not None:
-        frame = replace(frame, origin=(frame.origin[0] + dy, frame.origin[1] + dx))
-    return replace(one, box=box, frame=frame)
+        (y0, x0), (height, width) = frame.origin, frame.shape
+        y1, x1 = y0 + height, x0 + width
+        if y0 < window[0] or x0 < window[1] or y1 > window[2] or x1 > window[3]:
+            one = replace(one, logits=None, frame=None)
+    return _moved(one, -window[0], -window[1])
 
 
-def moved_answer(answer: Prediction, window: Box, shape: tuple[int, int]) -> Prediction:
+def answer_on_plane(answer: Prediction, window: Box, shape: tuple[int, int]) -> Prediction:
     """An answer about a window as one about its plane."""
 
     def to_plane(masks: Sequence[ObjectMask]) -> tuple[ObjectMask, ...]:
-        return tuple(moved(one, window[0], window[1]) for one in masks)
+        return tuple(_moved(one, window[0], window[1]) for one in masks)
 
     return replace(
         answer,
@@ -88,6 +92,16 @@ def moved_answer(answer: Prediction, window: Box, shape: tuple[int, int]) -> Pre
         objects=to_plane(answer.objects),
         alternatives=to_plane(answer.alternatives),
     )
+
+
+def _moved(one: ObjectMask, dy: int, dx: int) -> ObjectMask:
+    """A mask moved by whole pixels."""
+    y0, x0, y1, x1 = one.box
+    box = (y0 + dy, x0 + dx, y1 + dy, x1 + dx) if one.area else one.box
+    frame = one.frame
+    if frame is not None:
+        frame = replace(frame, origin=(frame.origin[0] + dy, frame.origin[1] + dx))
+    return replace(one, box=box, frame=frame)
 
 
 def _along(length: int, low: float, high: float) -> tuple[int, int] | None:
