@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from queue import Queue
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from napari.components import ViewerModel
 from plugin.fakes import HERE, click, engine, hint, labels, make_controller
 
 from napari_clipsam._plugin.controller import SegmentController
+from napari_clipsam._plugin.engine import Ask, Setup
 from napari_clipsam._plugin.runner import ThreadRunner
 
 
@@ -129,6 +131,21 @@ def test_the_neighbours_of_a_slice_are_prepared(deep: SegmentController) -> None
     deep.find("nuclei")
     keys, word, _ = engine(deep).prepared[-1]
     assert [k[0] for k in keys] == [3, 4, 2] and word == "nuclei"
+
+
+def test_an_answer_that_comes_late_leaves_the_slice_that_is_shown_prepared(
+    deep: SegmentController, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = engine(deep).answer
+
+    def late(setup: Setup, ask: Ask) -> Iterator[Any]:
+        deep.viewer.dims.set_current_step(0, 5)
+        yield from answer(setup, ask)
+
+    monkeypatch.setattr(engine(deep), "answer", late)
+    click(deep, 3, 20, 20)
+    assert deep.keeper.state.draft
+    assert engine(deep).prepared[-1][0][0][0] == 5
 
 
 @pytest.mark.parametrize("order", [(1, 0, 2), (2, 0, 1), (0, 2, 1)])

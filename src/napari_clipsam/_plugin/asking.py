@@ -201,7 +201,7 @@ class Asking:
         self._to.do(f"{what} {prompts.text or ''}".strip(), draft)
         self._answered = answer, self._to.keeper.state, self._to.setup
         self._to.stacks.seen(key, sum(answer.seconds.values()) or value.seconds)
-        self.prepare(key, answer.objects[0] if ask.target == "object" else None)
+        self._prepare_more(key, answer.objects[0] if ask.target == "object" else None)
 
     def _on_closer(self, ask: Ask, adds: bool, value: Found) -> None:
         """Let what a closer look found take the place of the first answer, in the same step."""
@@ -223,8 +223,7 @@ class Asking:
             draft = drafts.with_closer(state.draft, key, first, answer)
         self._to.update(answer=self._line(ask, value, note))
         self._to.do(step, draft)
-        if key == self._to.focus.key():
-            self.prepare(key, answer.objects[0])
+        self._prepare_more(key, answer.objects[0])
 
     def _on_done(self) -> None:
         self._looks_closer = False
@@ -232,6 +231,11 @@ class Asking:
     def _line(self, ask: Ask, value: Found, note: str) -> str:
         where = self._to.focus.where(value.key)
         return wording.answer_line(ask.prompts.text, value.prediction, value.seconds, where, note)
+
+    def _prepare_more(self, key: PlaneKey, like: ObjectMask | None) -> None:
+        """Prepare what will be asked after an answer, unless another slice is shown by now."""
+        if key == self._to.focus.shown_key():
+            self.prepare(key, like)
 
     def prepare(self, key: PlaneKey, like: ObjectMask | None = None) -> None:
         """While nobody waits: load the model, encode this plane, and once asked those beside it.
