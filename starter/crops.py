@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from starter.batches import Batch, BatchMaker
 from starter.data import Sample
-from starter.frozen import Features, Frozen
+from starter.frozen import Features
 
 __all__ = ["CropStore"]
 
@@ -36,18 +37,17 @@ class CropStore:
     Parameters
     ----------
     maker : BatchMaker
-    frozen : Frozen
-    split : int
-        Trunk blocks.
+    see : callable
+        What the frozen networks see of a batch.
     count : int
     """
 
-    def __init__(self, maker: BatchMaker, frozen: Frozen, split: int, count: int) -> None:
+    def __init__(self, maker: BatchMaker, see: Callable[[Batch], Features], count: int) -> None:
         self.rng = maker.rng
         self.crops: list[_Crop] = []
         while len(self.crops) < count:
             batch = maker.draw(_AT_ONCE)
-            features = frozen.features(batch, split)
+            features = see(batch)
             self.crops += [_part(batch, features, i) for i in range(_AT_ONCE)]
 
     def draw(self, count: int) -> tuple[Batch, Features]:

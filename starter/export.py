@@ -1,6 +1,7 @@
 """Write the shipped files from a run.
 
 ``python -m starter.export networks``: SAM and CLIP, which stage 3 needs.
+``python -m starter.export decoder``: SAM's decoder of stage 4 into the SAM that is there.
 ``python -m starter.export adapter``: the adapter with its threshold and scores.
 
 The presence threshold is chosen on the validation images, where present words are found as often
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,12 +24,20 @@ from napari_clipsam.adapters.files import load_adapter, save_adapter
 from napari_clipsam.adapters.inject import Adapter, build_adapter
 from napari_clipsam.models.clip import build_clip
 from napari_clipsam.models.sam import Sam
-from napari_clipsam.models.weights import save_clip, save_sam
+from napari_clipsam.models.weights import load_sam, save_clip, save_sam
 from starter import config, phrases
 from starter.frozen import Frozen
 from starter.validate import concept_outcomes, prompt_scores
 
-__all__ = ["balanced_threshold", "blended", "export_adapter", "export_networks", "main", "ship"]
+__all__ = [
+    "balanced_threshold",
+    "blended",
+    "export_adapter",
+    "export_decoder",
+    "export_networks",
+    "main",
+    "ship",
+]
 
 SHIPPED = Path(__file__).parents[1] / "src" / "napari_clipsam" / "models" / "starter"
 _PROVENANCE = {
@@ -57,6 +67,19 @@ def export_networks(run: Path) -> None:
     clip = build_clip(config.clip_config())
     clip.model.load_state_dict(averaged(run, "clip", "clip.model."))
     save_clip(clip, run / "clip.safetensors")
+
+
+def export_decoder(run: Path, trained: Sequence[Path]) -> None:
+    """Take the decoder of sam.safetensors from runs of stage 4, in the middle of their weights.
+
+    Runs from one start lie close enough to be averaged, which costs nothing and errs less than each
+    (Wortsman et al., "Model soups", ICML 2022). The encoder stays, so adapters of it still fit.
+    """
+    states = [averaged(folder, "decoder") for folder in trained]
+    sam = load_sam(run / "sam.safetensors")
+    mean = {name: torch.stack([s[name] for s in states]).mean(dim=0) for name in states[0]}
+    sam.load_state_dict(sam.state_dict() | mean)
+    save_sam(sam, run / "sam.safetensors")
 
 
 def export_adapter(run: Path, options: argparse.Namespace) -> Adapter:
@@ -133,19 +156,22 @@ def _words() -> tuple[str, ...]:
 def main(argv: list[str] | None = None) -> None:
     """Export one part of a run."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("part", choices=("networks", "adapter"))
+    parser.add_argument("part", choices=("networks", "decoder", "adapter"))
     parser.add_argument("--data", default="../shared/data")
     parser.add_argument("--out", default="build/starter_run", help="folder of the run")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--blend", type=float, default=1.0, help="share of the adapter's training")
     parser.add_argument("--layers", type=float, help="share of its layers, if another")
     parser.add_argument("--adapter", help="a file in place of the run's adapter")
+    parser.add_argument("--decoders", nargs="+", help="folders of runs of stage 4")
     parser.add_argument("--base-objects", action="store_true", help="objects by the base's decoder")
     parser.add_argument("--ship", action="store_true", help="copy the files into the package")
     options = parser.parse_args(argv)
     run = Path(options.out)
     if options.part == "networks":
         export_networks(run)
+    elif options.part == "decoder":
+        export_decoder(run, [Path(folder) for folder in options.decoders or [run]])
     else:
         print(export_adapter(run, options).info)
     if options.ship:

@@ -19,7 +19,15 @@ from starter.batches import Store, load_store
 from starter.data import TRAINING_SETS, load_split
 from starter.synthetic import generate_many
 
-__all__ = ["Average", "Run", "arguments", "autocast", "prepare", "training_store"]
+__all__ = [
+    "Average",
+    "Run",
+    "arguments",
+    "autocast",
+    "matrices_apart",
+    "prepare",
+    "training_store",
+]
 
 # How often nuclei, phase contrast, blood smears (few, so they weigh more) and generated images are
 # drawn.
@@ -72,6 +80,16 @@ def _store(data: str, count: int, workers: int, device: str, shares: tuple[float
 def autocast(device: str) -> torch.autocast:
     """bf16 where the device is made for it."""
     return torch.autocast(device, dtype=torch.bfloat16, enabled=device == "cuda")
+
+
+def matrices_apart(model: nn.Module, rate: float) -> list[dict]:
+    """Parameter groups of a `Run`: weight decay on matrices only."""
+    matrices = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
+    others = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
+    return [
+        {"params": matrices, "lr": rate, "weight_decay": 0.05},
+        {"params": others, "lr": rate, "weight_decay": 0.0},
+    ]
 
 
 class Average:

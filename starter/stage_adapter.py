@@ -169,7 +169,9 @@ def main(argv: list[str] | None = None) -> bool:
     store = training_store(options)
     run = Run("adapter", adapter, groups, options)
     maker = BatchMaker(store, config.SAM.input_size, options.seed + 100 + run.step)
-    kept = CropStore(maker, frozen, adapter.split, options.crops) if options.crops else None
+    kept = None
+    if options.crops:
+        kept = CropStore(maker, lambda b: frozen.features(b, adapter.split), options.crops)
     batches = prefetch(lambda: _draw(maker, kept, options, run.done), options.device)
     generator = torch.Generator(options.device).manual_seed(options.seed + run.step)
     for step in run.steps():

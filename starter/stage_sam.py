@@ -28,11 +28,11 @@ from napari_clipsam.training.simulate import (
 )
 from starter import config
 from starter.batches import Batch, BatchMaker, Objects, prefetch
-from starter.loop import Run, arguments, autocast, prepare, training_store
+from starter.loop import Run, arguments, autocast, matrices_apart, prepare, training_store
 from starter.validate import prompt_scores
 from starter.windows import Windows, place
 
-__all__ = ["Clicks", "correction_rounds", "main"]
+__all__ = ["Clicks", "correction_rounds", "cut", "main", "merged_ids"]
 
 _WEIGHTS = LossWeights(bce=0.0, dice=1.0, iou=0.0, focal=5.0)
 _MASK_SIDE_MAX = 32.0
@@ -86,7 +86,7 @@ class Clicks:
 
 
 def round_loss(
-    decoded: Decoded, objects: Objects, ambiguous: Tensor, balance: float
+    decoded: Decoded, objects: Objects, ambiguous: Tensor, weights: LossWeights, balance: float
 ) -> tuple[Tensor, Tensor]:
     """Loss of one round and the logits (N, h, w) to correct next.
 
@@ -98,7 +98,7 @@ def round_loss(
     n, m = logits.shape[:2]
     target = objects.masks[:, None].expand(-1, m, -1, -1).flatten(0, 1)
     weight = objects.weights[:, None].expand(-1, m, -1, -1).flatten(0, 1)
-    losses = mask_loss(logits.flatten(0, 1), target, _WEIGHTS, weight)
+    losses = mask_loss(logits.flatten(0, 1), target, weights, weight)
     # Objects are small: without balance the first thing to learn is "nothing is anything".
     losses = losses + bce_loss(logits.flatten(0, 1), target, _balance(target, weight, balance))
     losses = losses.view(n, m)
@@ -122,11 +122,12 @@ def _balance(target: Tensor, weight: Tensor, limit: float) -> Tensor:
 
 
 def correction_rounds(
-    sam: Sam,
+    sam: nn.Module,
     embedding: Tensor,
     objects: Objects,
     rounds: int,
     extra: Tensor | None = None,
+    weights: LossWeights = _WEIGHTS,
     balance: float = 2.0,
     windows: Windows | None = None,
 ) -> tuple[Tensor, list[Tensor]]:
@@ -134,10 +135,10 @@ def correction_rounds(
 
     Parameters
     ----------
-    sam : Sam or Adapter
+    sam : Module
         Brings ``prompt_encoder`` and ``mask_decoder``.
     embedding : Tensor, shape (B, C, G, G)
-        A leaf; its ``grad`` is filled.
+        A leaf; its ``grad`` is filled if it asks for it.
     extra : Tensor, shape (1, 1, C), optional
         A target token that joins the sparse prompts.
     windows : Windows, optional
@@ -174,7 +175,7 @@ def correction_rounds(
                 dense,
                 None if i == 0 else False,
             )
-        loss, chosen = round_loss(decoded, objects, clicks.ambiguous, balance)
+        loss, chosen = round_loss(decoded, objects, clicks.ambiguous, weights, balance)
         loss = loss / rounds
         loss.backward()
         total = total + loss.detach()
@@ -258,7 +259,7 @@ def main(argv: list[str] | None = None) -> bool:
     auxiliary = AuxiliaryHead(config.SAM.out_chans).to(options.device)
     model = nn.ModuleDict({"sam": sam, "auxiliary": auxiliary}).train()
     store = training_store(options)
-    run = Run("sam", model, _groups(model, options.rate), options)
+    run = Run("sam", model, matrices_apart(model, options.rate), options)
     maker = BatchMaker(store, config.SAM.input_size, options.seed + run.step)
     batches = prefetch(lambda: _draw(maker, options, run.done), options.device)
     for step in run.steps():
@@ -283,14 +284,14 @@ def _draw(
         batch = maker.draw(options.batch)
         merged, known = merged_ids(batch)
         windows = place(merged > 0, side, config.SAM, maker.rng)
-        objects = maker.objects(_cut(batch, windows), options.objects)
+        objects = maker.objects(cut(batch, windows), options.objects)
         # A few crops may show no object at all, and a step needs one.
         if len(objects.masks):
             seen = windows.cut(merged), windows.cut(known)
             return windows.cut(batch.pixels), objects, seen, windows
 
 
-def _cut(batch: Batch, windows: Windows) -> Batch:
+def cut(batch: Batch, windows: Windows) -> Batch:
     """The windows of the crops as a batch of their own."""
     crops = torch.tensor([crop for crop, _ in batch.rows], device=batch.labels.device)
     return replace(
@@ -321,16 +322,6 @@ def _step(
     torch.autograd.backward([embedding, 0.5 * extra_loss], [leaf.grad, None])
     run.update()
     run.log(loss=loss, extra=extra_loss, first=ious[0], last=ious[-1])
-
-
-def _groups(model: nn.Module, rate: float) -> list[dict]:
-    """Weight decay on matrices only."""
-    matrices = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
-    others = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
-    return [
-        {"params": matrices, "lr": rate, "weight_decay": 0.05},
-        {"params": others, "lr": rate, "weight_decay": 0.0},
-    ]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The three stages of the recipe, run for real on tiny networks."""
+"""The stages of the recipe, run for real on tiny networks."""
 
 from __future__ import annotations
 
@@ -15,8 +15,18 @@ from tiny import tiny_clip, tiny_sam
 from napari_clipsam.adapters.base import AdapterConfig
 from napari_clipsam.adapters.inject import build_adapter
 from napari_clipsam.models.sam import Sam
-from napari_clipsam.models.weights import load_clip, load_sam
-from starter import batches, config, export, loop, stage_adapter, stage_clip, stage_sam, validate
+from napari_clipsam.models.weights import load_clip, load_sam, save_sam
+from starter import (
+    batches,
+    config,
+    export,
+    loop,
+    stage_adapter,
+    stage_clip,
+    stage_decoder,
+    stage_sam,
+    validate,
+)
 from starter.batches import BatchMaker, load_store, prefetch
 from starter.data import Sample
 from starter.windows import Windows, place
@@ -295,3 +305,26 @@ def test_the_adapter_learns_from_windows_of_kept_crops(tiny: None, tmp_path: Pat
     more = ("--base", str(tmp_path), "--crops", "8", "--window", "4", "--save-every", "2")
     stage_adapter.main(arguments(tmp_path, 3, *more))
     assert torch.load(tmp_path / "adapter.pt", weights_only=True)["step"] == 3
+
+
+def test_decoders_learn_on_kept_embeddings_and_the_encoder_stays(
+    tiny: None, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    save_sam(Sam(config.SAM), tmp_path / "sam.safetensors")
+    before = load_sam(tmp_path / "sam.safetensors")
+    more = ("--base", str(tmp_path), "--crops", "8", "--window", "4", "--objects", "3")
+    more += ("--rate", "3e-3", "--rounds", "1", "--log-every", "20")
+    runs = [tmp_path / seed for seed in ("0", "1")]
+    for run in runs:
+        assert stage_decoder.main(arguments(run, 60, *more, "--seed", run.name))
+    losses = curve(runs[0], "decoder", "loss")
+    assert losses[-1] < 0.95 * losses[0]
+
+    export.export_decoder(tmp_path, runs)
+    after = load_sam(tmp_path / "sam.safetensors")
+    assert after.identity == before.identity, "adapters of the base still fit"
+    name = "mask_decoder.mask_tokens.weight"
+    trained = [export.averaged(run, "decoder")[name] for run in runs]
+    assert not torch.allclose(trained[0], trained[1])
+    assert torch.allclose(after.state_dict()[name], (trained[0] + trained[1]) / 2, atol=1e-3)
