@@ -71,11 +71,18 @@ def main(argv: list[str] | None = None) -> bool:
         )
         run.update()
         run.log(loss=loss, first=ious[0], last=ious[-1])
+        if run.validates:
+            _validate(run, options)
     if run.done == 1:
-        trained = load_sam(Path(options.base) / "sam.safetensors").to(options.device)
-        trained.load_state_dict(run.average.model.state_dict(), strict=False)
-        run.report(prompt_scores(trained, options), "val")
+        _validate(run, options)
     return run.done == 1
+
+
+def _validate(run: Run, options: argparse.Namespace) -> None:
+    """Report the scores of the base with the averaged decoder."""
+    sam = load_sam(Path(options.base) / "sam.safetensors").to(options.device)
+    sam.load_state_dict(sam.state_dict() | run.average.model.state_dict())
+    run.report(prompt_scores(sam, options), "val")
 
 
 @torch.no_grad()

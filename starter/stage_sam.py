@@ -91,8 +91,8 @@ def round_loss(
     """Loss of one round and the logits (N, h, w) to correct next.
 
     The single mask always learns; after one point the best of the three others does too. Every
-    predicted quality learns the IoU its mask reached. `balance` bounds how much more an object
-    counts than its surroundings.
+    predicted quality learns the IoU its mask reached. To the terms of `weights` comes a
+    cross-entropy in which `balance` bounds how much more an object counts than its surroundings.
     """
     logits = decoded.logits.float()
     n, m = logits.shape[:2]
