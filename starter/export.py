@@ -72,8 +72,9 @@ def export_networks(run: Path) -> None:
 def export_decoder(run: Path, trained: Sequence[Path]) -> None:
     """Take the decoder of sam.safetensors from runs of stage 4, in the middle of their weights.
 
-    Runs from one start lie close enough to be averaged, which costs nothing and errs less than each
-    (Wortsman et al., "Model soups", ICML 2022). The encoder stays, so adapters of it still fit.
+    Runs from one start lie close enough to be averaged, which costs nothing and mostly errs less
+    than each (Wortsman et al., "Model soups", ICML 2022). The encoder stays, so adapters of it
+    still fit.
     """
     states = [averaged(folder, "decoder") for folder in trained]
     sam = load_sam(run / "sam.safetensors")
