@@ -22,9 +22,9 @@ from starter.batches import Batch, BatchMaker, Objects, prefetch
 from starter.crops import CropStore
 from starter.frozen import Features
 from starter.loop import Run, arguments, autocast, matrices_apart, prepare, training_store
-from starter.stage_sam import correction_rounds, cut, merged_ids
+from starter.stage_sam import correction_rounds, windowed
 from starter.validate import prompt_scores
-from starter.windows import Windows, place
+from starter.windows import Windows
 
 __all__ = ["Prompted", "main"]
 
@@ -99,8 +99,7 @@ def _draw(
     """Embeddings of windows of some crops, and objects in them."""
     while True:
         batch, features = kept.draw(options.batch)
-        windows = place(merged_ids(batch)[0] > 0, options.window, config.SAM, maker.rng)
-        objects = maker.objects(cut(batch, windows), options.objects)
+        windows, objects, _ = windowed(maker, batch, options.window, options.objects)
         # A few crops may show no object at all, and a step needs one.
         if len(objects.masks):
             return windows.cut(features.tokens.permute(0, 3, 1, 2)), objects, windows

@@ -32,7 +32,7 @@ from starter.loop import Run, arguments, autocast, matrices_apart, prepare, trai
 from starter.validate import prompt_scores
 from starter.windows import Windows, place
 
-__all__ = ["Clicks", "correction_rounds", "cut", "main", "merged_ids"]
+__all__ = ["Clicks", "correction_rounds", "main", "windowed"]
 
 _WEIGHTS = LossWeights(bce=0.0, dice=1.0, iou=0.0, focal=5.0)
 _MASK_SIDE_MAX = 32.0
@@ -141,6 +141,8 @@ def correction_rounds(
         A leaf; its ``grad`` is filled if it asks for it.
     extra : Tensor, shape (1, 1, C), optional
         A target token that joins the sparse prompts.
+    weights, balance : LossWeights, float
+        See `round_loss`.
     windows : Windows, optional
         The parts of the canvases that `embedding` and the objects' masks show.
 
@@ -282,16 +284,23 @@ def _draw(
     side = options.window if done < options.whole_from else config.SAM.grid
     while True:
         batch = maker.draw(options.batch)
-        merged, known = merged_ids(batch)
-        windows = place(merged > 0, side, config.SAM, maker.rng)
-        objects = maker.objects(cut(batch, windows), options.objects)
+        windows, objects, (merged, known) = windowed(maker, batch, side, options.objects)
         # A few crops may show no object at all, and a step needs one.
         if len(objects.masks):
             seen = windows.cut(merged), windows.cut(known)
             return windows.cut(batch.pixels), objects, seen, windows
 
 
-def cut(batch: Batch, windows: Windows) -> Batch:
+def windowed(
+    maker: BatchMaker, batch: Batch, side: int, per_crop: int
+) -> tuple[Windows, Objects, tuple[Tensor, Tensor]]:
+    """Windows of the crops where there is something to see, objects in them, and `merged_ids`."""
+    merged, known = merged_ids(batch)
+    windows = place(merged > 0, side, config.SAM, maker.rng)
+    return windows, maker.objects(_cut(batch, windows), per_crop), (merged, known)
+
+
+def _cut(batch: Batch, windows: Windows) -> Batch:
     """The windows of the crops as a batch of their own."""
     crops = torch.tensor([crop for crop, _ in batch.rows], device=batch.labels.device)
     return replace(
