@@ -85,6 +85,9 @@ class BrightSegmenter:
         """It keeps nothing on disk."""
         return []
 
+    def flush(self) -> None:
+        """It keeps nothing on disk."""
+
     def predict(
         self, prompts: Prompts, target: Any = None, previous: Any = None, progress: Any = None
     ) -> Prediction:

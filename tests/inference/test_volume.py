@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -229,19 +230,38 @@ def test_a_word_nobody_taught_is_said_once_and_nothing_encoded(
     assert closed.calls["trunk"] == 0 and not labels_in(tmp_path / "a.ome.zarr").any()
 
 
+@pytest.mark.parametrize("fails", ["before the answer", "after all answers"])
 def test_troubles_of_the_cache_are_told_where_nothing_is_found(
     model: LoadedModel,
     make_adapter: Callable[..., Adapter],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    fails: str,
 ) -> None:
+    task = VolumeTask(open_image(noise((3, 48, 64))), (WORD,))
+    left, gate = len(task.indices), threading.Event()
+
     def full(*args: Any) -> None:
+        assert gate.wait(timeout=60)
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("napari_clipsam.inference.shelf._write", full)
     shelf = Shelf(tmp_path / "trunks", 1 << 30)
     refusing = Segmenter(model, make_adapter(4, words=(WORD,), threshold=1.0), "cpu", shelf=shelf)
-    task = VolumeTask(open_image(noise()), (WORD,))
+    answer = refusing.answer
+
+    def timed(request: PredictRequest) -> Prediction:
+        nonlocal left
+        if fails == "before the answer":
+            gate.set()
+            refusing.flush()
+        found = answer(request)
+        left -= 1
+        if not left:
+            gate.set()
+        return found
+
+    monkeypatch.setattr(refusing, "answer", timed)
     told = list(segment_volume(refusing, task, {WORD: tmp_path / "a.ome.zarr"}))
     assert told[-1].counts == {WORD: 0}
     assert any("takes no more" in note for step in told for note in step.notes)
@@ -489,6 +509,7 @@ def test_a_plane_that_cannot_be_read_keeps_those_before(
 
 _KILLED = """
 import sys
+import threading
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from bright import BrightSegmenter

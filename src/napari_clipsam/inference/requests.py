@@ -115,6 +115,8 @@ class Prediction:
         Time in ``trunk``, ``signals``, ``head`` and ``decode``; 0 for what a cache gave.
     note : str
         What a person should know, e.g. why there is no match; may be empty.
+    trouble : str
+        The part of ``note`` that is about the cache on disk or the device, not about the plane.
     """
 
     shape: tuple[int, int]
@@ -128,6 +130,7 @@ class Prediction:
     similarity: NDArray[np.float32] | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     note: str = ""
+    trouble: str = ""
 
     @property
     def scores(self) -> list[float]:

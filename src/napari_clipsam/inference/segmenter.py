@@ -295,7 +295,7 @@ class Segmenter:
             lambda: self._concepts.find(plane, frames, prompts, word, target, progress)
         )
         seconds = dict(self._encoder.seconds)
-        return replace(found, seconds=seconds, text=word, note=self._note(found.note, note, moved))
+        return self._tell(replace(found, seconds=seconds, text=word), found.note, note, moved=moved)
 
     @torch.inference_mode()
     def answer_objects(
@@ -343,17 +343,15 @@ class Segmenter:
         answers, rest = [], iter(found)
         for (word, note), count in zip(said, counts, strict=True):
             masks = [next(rest) for _ in range(count)]
-            answers.append(
-                Prediction(
-                    plane.shape,
-                    "object",
-                    tuple(best for best, *_ in masks),
-                    tuple(other for _, *others in masks for other in others),
-                    text=word,
-                    seconds={name: value / len(said) for name, value in seconds.items()},
-                    note=self._note(note, moved),
-                )
+            answer = Prediction(
+                plane.shape,
+                "object",
+                tuple(best for best, *_ in masks),
+                tuple(other for _, *others in masks for other in others),
+                text=word,
+                seconds={name: value / len(said) for name, value in seconds.items()},
             )
+            answers.append(self._tell(answer, note, moved=moved))
         return answers
 
     @torch.inference_mode()
@@ -373,13 +371,13 @@ class Segmenter:
         found, moved = self._guarded(lambda: self._objects.closer(request.plane, wanted, before))
         if all(new is old for new, old in zip(found, before, strict=True)):
             return None
-        return replace(
+        closer = replace(
             answer,
             objects=tuple(best for best, *_ in found),
             alternatives=tuple(other for _, *others in found for other in others),
             seconds=dict(self._encoder.seconds),
-            note=self._note(answer.note, moved),
         )
+        return self._tell(closer, answer.note, moved=moved)
 
     @torch.inference_mode()
     def similarity(self, plane: Plane, word: str) -> NDArray[np.float32] | None:
@@ -444,9 +442,10 @@ class Segmenter:
         if self._shelf is not None:
             self._shelf.flush()
 
-    def _note(self, *parts: str) -> str:
-        """All that is to be said, the troubles of the shelf among it."""
-        return " ".join(part for part in (*parts, *self.take_troubles()) if part)
+    def _tell(self, answer: Prediction, *notes: str, moved: str) -> Prediction:
+        """The answer with all that is to be said, the troubles of the shelf among it."""
+        trouble = _joined(moved, *self.take_troubles())
+        return replace(answer, note=_joined(*notes, trouble), trouble=trouble)
 
     def _check_identity(self, adapter: Adapter) -> None:
         for what, wanted, given in (
@@ -465,6 +464,10 @@ class Segmenter:
         self._encoder.move(self.device)
         reason = str(error).partition("\n")[0]
         return f"This device lacks an operation ({reason}); the CPU is used from now on."
+
+
+def _joined(*parts: str) -> str:
+    return " ".join(part for part in parts if part)
 
 
 def _with_text(prompts: Prompts, text: str) -> Prompts:

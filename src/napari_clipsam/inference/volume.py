@@ -198,6 +198,7 @@ def find_planes(
     height, width = task.stack.plane_shape
     most = _AHEAD_BYTES // (3 * height * width)
     knows = any(not segmenter.unknown_words(word) for word in task.words)
+    left = len(indices)
 
     def held(count: int) -> int:
         return max(1, min(count, most))
@@ -206,11 +207,13 @@ def find_planes(
         while batch := list(itertools.islice(planes, held(batches.size))):
             if knows:
                 batches.encode(batch)
-            troubles = tuple(segmenter.take_troubles())
             for plane in batch:
                 found = label_plane(segmenter, plane, task)
-                yield replace(found, notes=(*troubles, *found.notes))
-                troubles = ()
+                left -= 1
+                if not left:
+                    # What is being written may still fail, and no plane comes to tell it with.
+                    segmenter.flush()
+                yield replace(found, notes=(*segmenter.take_troubles(), *found.notes))
 
 
 def label_plane(segmenter: Segmenter, plane: Plane, task: VolumeTask) -> PlaneLabels:
@@ -227,6 +230,8 @@ def label_plane(segmenter: Segmenter, plane: Plane, task: VolumeTask) -> PlaneLa
             notes.append(found.note)  # it is the same for all planes
         elif found.note and found.match:
             notes.append(f"{plane.name}: {found.note}")
+        elif found.trouble:
+            notes.append(found.trouble)
     return PlaneLabels(tuple(labels), tuple(notes))
 
 
