@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from napari_clipsam.adapters.files import load_adapter
 from napari_clipsam.adapters.inject import Adapter
-from napari_clipsam.errors import AdapterError, OutOfMemory, PlaneError
+from napari_clipsam.errors import AdapterError, PlaneError
 from napari_clipsam.inference.ahead import Ahead
 from napari_clipsam.inference.checks import check_prompts, split_boxes
 from napari_clipsam.inference.concepts import ConceptFinder, shown_map
@@ -24,7 +24,6 @@ from napari_clipsam.inference.decoding import PromptDecoder
 from napari_clipsam.inference.devices import (
     Precision,
     choose_device,
-    lacks_operation,
     memory_guard,
     resolve_precision,
 )
@@ -32,6 +31,7 @@ from napari_clipsam.inference.encoding import PlaneEncoder, View
 from napari_clipsam.inference.instances import InstanceSettings
 from napari_clipsam.inference.objects import ObjectFinder, Wanted
 from napari_clipsam.inference.requests import ObjectMask, Prediction, PredictRequest, Target
+from napari_clipsam.inference.running import Runner
 from napari_clipsam.inference.words import WordChooser
 from napari_clipsam.models.compiling import Compilation, compiled, require_compiler
 from napari_clipsam.models.registry import LoadedModel, load_model
@@ -49,8 +49,6 @@ if TYPE_CHECKING:
     from napari_clipsam.inference.shelf import Shelf
 
 __all__ = ["Segmenter"]
-
-T = TypeVar("T")
 
 _INSTANCES = InstanceSettings()
 
@@ -84,8 +82,6 @@ class Segmenter:
 
     Attributes
     ----------
-    device : torch.device
-        Where it runs now: an MPS device that lacks an operation is left for the CPU.
     model : LoadedModel
     adapter_name : str
         For people; ``none`` without an adapter.
@@ -116,29 +112,32 @@ class Segmenter:
         texts: Path | None = None,
         compilation: Compilation = "none",
     ) -> None:
-        self.device = choose_device(device)
-        require_compiler(compilation, self.device)
-        dtype = resolve_precision(precision, self.device)
+        place = choose_device(device)
+        require_compiler(compilation, place)
+        dtype = resolve_precision(precision, place)
         self.model = model if isinstance(model, LoadedModel) else load_model(model, clip)
-        with memory_guard(self.device, dtype):
-            sam = self.model.sam.to(self.device).eval().requires_grad_(False)
+        with memory_guard(place, dtype):
+            sam = self.model.sam.to(place).eval().requires_grad_(False)
             language = self.model.language
             if isinstance(language, torch.nn.Module):
-                language.to(self.device).eval().requires_grad_(False)
+                language.to(place).eval().requires_grad_(False)
         run = None if compilation == "none" else compiled(run_block, compilation == "graphs")
-        self._encoder = PlaneEncoder(
-            sam, language, self.device, dtype, cache_bytes, shelf, texts, run
-        )
-        self._shelf = shelf
+        self._encoder = PlaneEncoder(sam, language, place, dtype, cache_bytes, shelf, texts, run)
         self._decoder = PromptDecoder(self._encoder)
         self._concepts = ConceptFinder(self._encoder, self._decoder, instances, seed)
         self._objects = ObjectFinder(self._encoder, self._decoder)
         self._words = WordChooser(self._encoder)
         self.ahead = Ahead(self._encoder, self._objects, self._words)
+        self._runner = Runner(self._encoder, self.ahead, shelf)
         self._plane: Plane | None = None
         self._text: str | None = None
         self.adapter_name = "none"
         self.set_adapter(adapter)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs now: an MPS device that lacks an operation is left for the CPU."""
+        return self._encoder.device
 
     @property
     def adapter(self) -> Adapter | None:
@@ -291,11 +290,13 @@ class Segmenter:
         # Without a word it was refused.
         assert word is not None
         frames = self._encoder.concept_frames(plane.shape)
-        found, moved = self._guarded(
+        found, moved = self._runner.run(
             lambda: self._concepts.find(plane, frames, prompts, word, target, progress)
         )
         seconds = dict(self._encoder.seconds)
-        return self._tell(replace(found, seconds=seconds, text=word), found.note, note, moved=moved)
+        return self._runner.tell(
+            replace(found, seconds=seconds, text=word), found.note, note, moved=moved
+        )
 
     @torch.inference_mode()
     def answer_objects(
@@ -338,7 +339,7 @@ class Segmenter:
             singles = split_boxes(one)
             wanted += [Wanted(single, word, before) for single in singles]
             counts.append(len(singles))
-        found, moved = self._guarded(lambda: self._objects.find(plane, wanted, closely))
+        found, moved = self._runner.run(lambda: self._objects.find(plane, wanted, closely))
         seconds = self._encoder.seconds
         answers, rest = [], iter(found)
         for (word, note), count in zip(said, counts, strict=True):
@@ -351,7 +352,7 @@ class Segmenter:
                 text=word,
                 seconds={name: value / len(said) for name, value in seconds.items()},
             )
-            answers.append(self._tell(answer, note, moved=moved))
+            answers.append(self._runner.tell(answer, note, moved=moved))
         return answers
 
     @torch.inference_mode()
@@ -368,7 +369,7 @@ class Segmenter:
         wanted = [Wanted(single, answer.text) for single in split_boxes(request.prompts)]
         before = [[one] for one in answer.objects]
         before[0] += answer.alternatives
-        found, moved = self._guarded(lambda: self._objects.closer(request.plane, wanted, before))
+        found, moved = self._runner.run(lambda: self._objects.closer(request.plane, wanted, before))
         if all(new is old for new, old in zip(found, before, strict=True)):
             return None
         closer = replace(
@@ -377,7 +378,7 @@ class Segmenter:
             alternatives=tuple(other for _, *others in found for other in others),
             seconds=dict(self._encoder.seconds),
         )
-        return self._tell(closer, answer.note, moved=moved)
+        return self._runner.tell(closer, answer.note, moved=moved)
 
     @torch.inference_mode()
     def similarity(self, plane: Plane, word: str) -> NDArray[np.float32] | None:
@@ -399,30 +400,6 @@ class Segmenter:
         with memory_guard(self.device, self._encoder.dtype):
             return shown_map(self._encoder.signals(View(plane, frames[0]), word))
 
-    def _guarded(self, find: Callable[[], T]) -> tuple[T, str]:
-        """What is found, on the CPU where the device lacks an operation, and then a note on that.
-
-        Raises
-        ------
-        OutOfMemory
-            Nothing is kept any more, so that there may be enough next time.
-        """
-        try:
-            return self._timed(find), ""
-        except OutOfMemory:
-            self._encoder.clear()
-            raise
-        except (RuntimeError, TypeError) as error:
-            if not lacks_operation(error, self.device):
-                raise
-            note = self._leave_device(error)
-            return self._timed(find), note
-
-    def _timed(self, find: Callable[[], T]) -> T:
-        self._encoder.reset_clock(self.ahead.take_seconds())
-        with memory_guard(self.device, self._encoder.dtype):
-            return find()
-
     def _word(
         self, plane: Plane, prompts: Prompts, target: Target, previous: ObjectMask | None
     ) -> tuple[str | None, str]:
@@ -435,17 +412,11 @@ class Segmenter:
 
     def take_troubles(self) -> list[str]:
         """What went wrong with the cache on disk since it was asked or an answer said so."""
-        return [] if self._shelf is None else self._shelf.take_problems()
+        return self._runner.take_troubles()
 
     def flush(self) -> None:
         """Wait until the cache on disk holds what it was given."""
-        if self._shelf is not None:
-            self._shelf.flush()
-
-    def _tell(self, answer: Prediction, *notes: str, moved: str) -> Prediction:
-        """The answer with all that is to be said, the troubles of the shelf among it."""
-        trouble = _joined(moved, *self.take_troubles())
-        return replace(answer, note=_joined(*notes, trouble), trouble=trouble)
+        self._runner.flush()
 
     def _check_identity(self, adapter: Adapter) -> None:
         for what, wanted, given in (
@@ -457,17 +428,6 @@ class Segmenter:
                     f"The adapter belongs to another {what}: it was made for {wanted}, this one is "
                     f"{given}. Choose the {what} it was made for, or train a new adapter."
                 )
-
-    def _leave_device(self, error: Exception) -> str:
-        """Continue on the CPU; returns what to say about it."""
-        self.device = torch.device("cpu")
-        self._encoder.move(self.device)
-        reason = str(error).partition("\n")[0]
-        return f"This device lacks an operation ({reason}); the CPU is used from now on."
-
-
-def _joined(*parts: str) -> str:
-    return " ".join(part for part in parts if part)
 
 
 def _with_text(prompts: Prompts, text: str) -> Prompts:
