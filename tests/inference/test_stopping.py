@@ -1,4 +1,4 @@
-"""An answer can be ended, or wait for others, between any two blocks of the networks."""
+"""An answer can be ended, or wait for others, between any two parts of the networks."""
 
 from __future__ import annotations
 

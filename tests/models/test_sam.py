@@ -1,6 +1,7 @@
 """SAM split in two, and our own call of its decoder, against `segment_anything`'s."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -8,10 +9,12 @@ from segment_anything import sam_model_registry
 from segment_anything.modeling import Sam as OriginalSam
 from tiny import SAM_CONFIG, tiny_sam
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from napari_clipsam.errors import ConfigError
 from napari_clipsam.models.attention import Windows, grid_attention
 from napari_clipsam.models.decoder import Decoded, decode, embed_masks, embed_points
+from napari_clipsam.models.registry import starter_file
 from napari_clipsam.models.sam import (
     PIXEL_MEAN,
     PIXEL_STD,
@@ -21,7 +24,9 @@ from napari_clipsam.models.sam import (
     default_split,
     normalise_pixels,
     resize_positions,
+    run_block,
 )
+from napari_clipsam.models.weights import load_sam
 
 close = torch.testing.assert_close
 
@@ -45,6 +50,22 @@ def test_trunk_and_head_make_up_the_original_encoder(split: int, window_size: in
 
     assert tokens.shape == (2, 8, 8, 32)
     close(found, wanted, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_no_large_part_of_the_encoder_runs_between_two_checks(compiled: bool) -> None:
+    config = replace(load_sam(starter_file("sam")).config, input_size=128)
+    sam, done = Sam(config), [0]
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+
+        def check() -> None:
+            done.append(counter.get_total_flops())
+
+        run = run_block if compiled else None
+        sam.head(sam.trunk(noise(1, 3, 128, 128), 2, check, run), 2, check=check, run=run)
+        check()
+    largest = max(after - before for before, after in pairwise(done))
+    assert largest / done[-1] < (0.2 if compiled else 0.1)
 
 
 @pytest.mark.parametrize("size", [512, 768, 1024])

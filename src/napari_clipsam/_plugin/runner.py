@@ -2,7 +2,7 @@
 
 A job is a generator that runs off the main thread; what it yields is handed to the main thread. A
 click need not wait for a long job to end: wherever a job pauses, and wherever the model asks
-`Runner.check` between two blocks of a network, more urgent work is done first, on the same thread.
+`Runner.check` between two parts of a network, more urgent work is done first, on the same thread.
 So one thread at a time uses the model, and a long job goes on where it was.
 """
 

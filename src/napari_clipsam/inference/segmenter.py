@@ -146,7 +146,7 @@ class Segmenter:
 
     @property
     def check(self) -> Callable[[], None] | None:
-        """Called between the blocks of the networks and the batches of the decoder; None at first.
+        """Called between parts of the networks and batches of the decoder; None at first.
 
         What it raises ends the answer and leaves the Segmenter usable. It may ask the same
         Segmenter for other answers; if it changes the adapter, the answer that was under way ends

@@ -214,21 +214,24 @@ class Sam(nn.Module):
         split : int
             Number of blocks in the trunk.
         check : callable, optional
-            Called before each block; what it raises ends the run.
+            Called before each layer of a pyramid stem, and before attention and MLP of each block;
+            what it raises ends the run.
         run : callable, optional
-            `run_block`, or the same compiled.
+            `run_block` compiled: what is checked then is each block as a whole.
 
         Returns
         -------
         Tensor, shape (B, G, G, C)
         """
-        run = run or run_block
-        encoder = self.image_encoder
+        encoder, embed = self.image_encoder, self.image_encoder.patch_embed
+        if check is not None and isinstance(embed, PyramidStem):
+            embed = partial(embed, check=check)
         with full_precision(x):
             # Convolutions run faster so, and what comes out is needed with channels last anyway.
-            tokens = encoder.patch_embed(x.contiguous(memory_format=torch.channels_last))
+            tokens = embed(x.contiguous(memory_format=torch.channels_last))
         if encoder.pos_embed is not None:
             tokens = tokens + encoder.pos_embed
+        run = run or partial(run_block, check=check)
         for block in encoder.blocks[:split]:
             if check is not None:
                 check()
@@ -253,19 +256,20 @@ class Sam(nn.Module):
         adapters : sequence, optional
             One per block of the head; None runs the block as it is.
         check : callable, optional
-            Called before each block; what it raises ends the run.
+            Called before attention and MLP of each block, and before the neck; what it raises ends
+            the run.
         recompute : bool
             For gradients keep the input of each block only and run it again: a third more work, a
             fraction of the memory.
         run : callable, optional
-            `run_block`, or the same compiled.
+            As for `trunk`.
 
         Returns
         -------
         Tensor, shape (B, out_chans, G, G)
             The image embedding.
         """
-        run = run or run_block
+        run = run or partial(run_block, check=None if recompute else check)
         blocks = self.image_encoder.blocks[split:]
         for block, adapter in zip(blocks, adapters or [None] * len(blocks), strict=True):
             if check is not None:
@@ -274,6 +278,8 @@ class Sam(nn.Module):
                 tokens = checkpoint(run, block, tokens, adapter, use_reentrant=False)
             else:
                 tokens = run(block, tokens, adapter)
+        if check is not None:
+            check()
         with full_precision(tokens):
             return self.image_encoder.neck(tokens.float().permute(0, 3, 1, 2))
 
@@ -334,11 +340,21 @@ def resize_positions(state: dict[str, Tensor], config: SamConfig) -> dict[str, T
     return state
 
 
-def run_block(block: Block, x: Tensor, adapter: BlockAdapter | None) -> Tensor:
-    """One transformer block of the encoder, with an adapter or without, on (B, G, G, C)."""
+def run_block(
+    block: Block,
+    x: Tensor,
+    adapter: BlockAdapter | None,
+    check: Callable[[], None] | None = None,
+) -> Tensor:
+    """One transformer block of the encoder, with an adapter or without, on (B, G, G, C).
+
+    `check` is called in its middle; what it raises ends the run.
+    """
     attention = grid_attention if adapter is None else adapter.attention
     # The norm of a token of zeros is its bias.
     filler = block.norm1.bias if adapter is not None and adapter.pad_before_norm else None
     x = x + attention(block.attn, block.norm1(x), Windows(block.window_size, filler))
+    if check is not None:
+        check()
     h = block.norm2(x)
     return x + (block.mlp(h) if adapter is None else adapter.mlp(block.mlp, h))

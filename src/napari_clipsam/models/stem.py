@@ -15,9 +15,15 @@ import torch.nn.functional as F
 from torch import nn
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
 __all__ = ["PyramidStem"]
+
+
+def _go_on() -> None:
+    """Nothing to check."""
 
 
 class _Residual(nn.Module):
@@ -66,13 +72,19 @@ class PyramidStem(nn.Module):
         self.merge = nn.ModuleList(_Residual(width) for width in widths[2:4])
         self.to_tokens = nn.Conv2d(widths[2], embed_dim, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, 3, S, S) normalised pixels to (B, S / 8, S / 8, embed_dim) tokens."""
+    def forward(self, x: Tensor, check: Callable[[], None] = _go_on) -> Tensor:
+        """Map (B, 3, S, S) normalised pixels to (B, S / 8, S / 8, embed_dim) tokens.
+
+        `check` is called before each layer; what it raises ends the run.
+        """
         levels = []
         for stage in self.down:
-            x = stage(x)
+            for layer in stage.children():
+                check()
+                x = layer(x)
             levels.append(x)
         for level in (1, 0):
+            check()
             skip = levels[2 + level]
             up = F.interpolate(
                 self.lateral[level](x), size=skip.shape[-2:], mode="bilinear", align_corners=False
