@@ -40,6 +40,8 @@ __all__ = [
 CLICKS = 8
 OBJECTS = 100
 WORDS, BOXES = 3, 16
+# Clicks whose masks are compared.
+COMPARED = 20
 
 
 def click_rows(bench: Bench) -> list[Row]:
@@ -217,7 +219,7 @@ def starter_rows(bench: Bench) -> list[Row]:
 
 def _agreement(name: str, fast: Precision, make: Callable[..., Segmenter], bench: Bench) -> Row:
     side = min(512, bench.side)
-    one, prompts = plane(side, 0), [*clicks(side, 20), Prompts(text=WORD)]
+    one, prompts = plane(side, 0), [*clicks(side, COMPARED), Prompts(text=WORD)]
     found: dict[Precision, list[np.ndarray]] = {}
     for precision in ("fp32", fast):
         segmenter = make(bench.setting.device, bench.nets.adapter, precision)

@@ -72,13 +72,12 @@ def test_a_click_on_a_nucleus_gives_that_nucleus(
     segmenter: Segmenter, planes: list[tuple[np.ndarray, np.ndarray]]
 ) -> None:
     scores = []
-    for plane, labels in planes:
-        segmenter.set_plane(plane)
+    for plane, labels in planes[::2]:
         ids = [i for i in np.unique(labels[labels > 0]) if (labels == i).sum() >= 20]
-        for i in ids[:: max(1, len(ids) // N_OBJECTS)]:
-            point = innermost_pixel(labels == i)
-            found = segmenter.predict(Prompts(text="nuclei", points=[point]))
-            scores.append(iou(found.mask(), labels == i))
+        ids = ids[:: max(1, len(ids) // N_OBJECTS)]
+        clicks = [Prompts(text="nuclei", points=[innermost_pixel(labels == i)]) for i in ids]
+        found = segmenter.answer_objects(plane, clicks)
+        scores += [iou(one.mask(), labels == i) for one, i in zip(found, ids, strict=True)]
     # As above: a sample of the planes.
     assert np.mean(scores) >= 0.6, np.mean(scores)
 
