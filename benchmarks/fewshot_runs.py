@@ -203,7 +203,7 @@ def _next(sets: Sequence[str], shots: Sequence[int], seed: int, budget: str) -> 
 #: Those that a seed is for.
 _SEEDED = {"shots": _shots, "ablation": _ablation, "next": _next}
 #: Timings want the machine to themselves, so they are run only where they are asked for.
-EXPERIMENTS = ("shots", "ablation", "next", "epoch", "size")
+EXPERIMENTS = ("shots", "ablation", "next", "learn", "epoch", "size")
 DEFAULT_EXPERIMENTS = EXPERIMENTS[:3]
 
 
@@ -228,9 +228,11 @@ def list_runs(
         for experiment, make in _SEEDED.items():
             if experiment in experiments and (seed in few or experiment == "next"):
                 runs += make(sets, shots, seed, budget)
+    if "learn" in experiments:
+        named = [name for name in sets if name in ABLATION_SETS]
+        runs += [Run("learn", name, "starter", 5, s, "3 min") for name in named for s in few]
     if "epoch" in experiments:
         runs.append(Run("epoch", "EM membranes (ISBI)", "", 5, 0))
-        runs += [Run("learn", "EM membranes (ISBI)", "starter", 5, seed, "3 min") for seed in few]
     if "size" in experiments:
         runs.append(Run("size"))
     return list(dict.fromkeys(runs))

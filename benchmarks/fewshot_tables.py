@@ -283,7 +283,7 @@ _EPOCHS = {
 
 
 def _learnt(run: Run, value: dict[str, Any]) -> list[str]:
-    what = f"{run.shots} planes of 512 x 512, {value['threads']} threads, seed {run.seed}"
+    what = f"{run.shots} planes of {run.set}, {value['threads']} threads, seed {run.seed}"
     measured = (
         f"{value['whole_seconds']:.0f} s, tested; Dice {value['dice']:.3f}; "
         f"within 0.01 of its best score after {value['good_seconds'] or 0:.0f} s"

@@ -84,6 +84,14 @@ def test_every_variant_is_run_on_the_sets_of_the_ablation() -> None:
     assert {run.set for run in runs if run.task == "frozen"} == set(ABLATION_SETS)
 
 
+def test_a_user_s_budget_is_tried_on_the_sets_of_the_ablation_alone() -> None:
+    runs = list_runs(["learn"], sets=["mouse nuclei", "phase-contrast cells"])
+    assert {(run.task, run.set, run.budget) for run in runs} == {
+        ("learn", "phase-contrast cells", "3 min")
+    }
+    assert [run.seed for run in runs] == [0, 1, 2]
+
+
 def test_no_more_planes_are_asked_for_than_there_are() -> None:
     runs = list_runs(["shots"])
     assert all(run.shots <= SETS[run.set].planes for run in runs)
