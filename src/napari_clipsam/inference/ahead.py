@@ -54,11 +54,9 @@ class Ahead:
         frame : Frame, optional
             A part to encode in place of the whole; see `parts_like`.
         """
-        middle = ((plane.shape[0] - 1) / 2, (plane.shape[1] - 1) / 2)
-        click = Prompts(word, [middle])
-        word, _ = self._words.choose(click, "object")
+        word, _ = self._words.choose(Prompts(word, [(0, 0)]), "object")
         if frame is None:
-            frame = self._objects.frame(plane.shape, click)
+            frame = self._objects.usual_frame(plane.shape)
             if frame.shape != plane.shape:
                 return
         if word is None and self._words.is_needed:

@@ -127,10 +127,14 @@ class ObjectFinder:
         box = np.concatenate([prompts.boxes[:, :2].min(axis=0), prompts.boxes[:, 2:].max(axis=0)])
         return closer_frame(frame, shape, prompts, box, self._least) or frame
 
+    def usual_frame(self, shape: tuple[int, int]) -> Frame:
+        """Where what is clicked in the middle is looked for: the whole plane unless it is large."""
+        middle = ((shape[0] - 1) / 2, (shape[1] - 1) / 2)
+        return self.frame(shape, Prompts(points=[middle]))
+
     def is_closer(self, frame: Frame, shape: tuple[int, int]) -> bool:
-        """Whether a frame shows less of a plane than `frame` would without being asked to."""
-        middle = Prompts(points=[((shape[0] - 1) / 2, (shape[1] - 1) / 2)])
-        return bool(self._least) and max(frame.shape) < max(self.frame(shape, middle).shape)
+        """Whether a frame shows less of a plane than is usual."""
+        return bool(self._least) and max(frame.shape) < max(self.usual_frame(shape).shape)
 
     @property
     def _least(self) -> int:
