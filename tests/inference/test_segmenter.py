@@ -965,9 +965,6 @@ def test_networks_with_broken_weights_give_an_error_and_no_mask(
     assert np.isfinite(segmenter.predict(CLICK).scores).all()
 
 
-# ---------------------------------------------------------------- settings
-
-
 def test_a_refused_prompt_costs_nothing_that_was_kept(
     segmenter: Segmenter, make_plane: MakePlane
 ) -> None:
@@ -977,6 +974,9 @@ def test_a_refused_prompt_costs_nothing_that_was_kept(
         segmenter.predict(Prompts(points=[(999, 9)]))
 
     assert spent(segmenter, CLICK) == {"decode": 1}
+
+
+# ---------------------------------------------------------------- settings
 
 
 @pytest.mark.parametrize(

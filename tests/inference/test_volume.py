@@ -509,7 +509,6 @@ def test_a_plane_that_cannot_be_read_keeps_those_before(
 
 _KILLED = """
 import sys
-import threading
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from bright import BrightSegmenter

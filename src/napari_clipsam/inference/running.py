@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from napari_clipsam.inference.requests import Prediction
     from napari_clipsam.inference.shelf import Shelf
 
-__all__ = ["Runner"]
+__all__ = ["GuardedRunner"]
 
 T = TypeVar("T")
 
 
-class Runner:
+class GuardedRunner:
     """Runs what finds masks, and tells of its troubles.
 
     Parameters

@@ -31,7 +31,7 @@ from napari_clipsam.inference.encoding import PlaneEncoder, View
 from napari_clipsam.inference.instances import InstanceSettings
 from napari_clipsam.inference.objects import ObjectFinder, Wanted
 from napari_clipsam.inference.requests import ObjectMask, Prediction, PredictRequest, Target
-from napari_clipsam.inference.running import Runner
+from napari_clipsam.inference.running import GuardedRunner
 from napari_clipsam.inference.words import WordChooser
 from napari_clipsam.models.compiling import Compilation, compiled, require_compiler
 from napari_clipsam.models.registry import LoadedModel, load_model
@@ -128,7 +128,7 @@ class Segmenter:
         self._objects = ObjectFinder(self._encoder, self._decoder)
         self._words = WordChooser(self._encoder)
         self.ahead = Ahead(self._encoder, self._objects, self._words)
-        self._runner = Runner(self._encoder, self.ahead, shelf)
+        self._runner = GuardedRunner(self._encoder, self.ahead, shelf)
         self._plane: Plane | None = None
         self._text: str | None = None
         self.adapter_name = "none"

@@ -224,7 +224,7 @@ class Sam(nn.Module):
         Tensor, shape (B, G, G, C)
         """
         encoder, embed = self.image_encoder, self.image_encoder.patch_embed
-        if check is not None and isinstance(embed, PyramidStem):
+        if isinstance(embed, PyramidStem):
             embed = partial(embed, check=check)
         with full_precision(x):
             # Convolutions run faster so, and what comes out is needed with channels last anyway.
