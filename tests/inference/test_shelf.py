@@ -299,6 +299,7 @@ def test_another_segmenter_runs_neither_trunk_nor_clip_again(
     first = Segmenter(model, adapters[0], "cpu", shelf=Shelf(tmp_path, LARGE))
     first.set_plane(plane)
     made = first.predict(Prompts("blobs"))
+    first.flush()
     for adapter, word in ((adapters[0], "blobs"), (adapters[1], "blobs"), (adapters[0], "cells")):
         later = Segmenter(model, adapter, "cpu", shelf=Shelf(tmp_path, LARGE))
         later.set_plane(plane)
@@ -315,12 +316,14 @@ def test_an_answer_says_what_was_damaged(
     segmenter = Segmenter(model, None, "cpu", shelf=Shelf(tmp_path, LARGE))
     segmenter.set_plane(make_plane())
     whole = segmenter.predict(Prompts(points=[(10, 10)]))
+    segmenter.flush()
     for chunk in tmp_path.glob("*/*/c/**/0"):
         if chunk.is_file():
             _flip(chunk)
     again = Segmenter(model, None, "cpu", shelf=Shelf(tmp_path, LARGE))
     again.set_plane(make_plane())
     found = again.predict(Prompts(points=[(10, 10)]))
+    again.flush()
     assert again.calls["trunk"] == 1 and "made again" in found.note
     np.testing.assert_array_equal(found.mask(), whole.mask())
     assert not again.predict(Prompts(points=[(12, 10)])).note
