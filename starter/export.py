@@ -2,6 +2,7 @@
 
 ``python -m starter.export networks``: SAM and CLIP, which stage 3 needs.
 ``python -m starter.export decoder``: SAM's decoder of stage 4 into the SAM that is there.
+``python -m starter.export quality``: the quality head of stage 5 into the SAM that is there.
 ``python -m starter.export adapter``: the adapter with its threshold and scores.
 
 The presence threshold is chosen on the validation images, where present words are found as often
@@ -35,6 +36,7 @@ __all__ = [
     "export_adapter",
     "export_decoder",
     "export_networks",
+    "export_quality",
     "main",
     "ship",
 ]
@@ -77,9 +79,19 @@ def export_decoder(run: Path, trained: Sequence[Path]) -> None:
     still fit.
     """
     states = [averaged(folder, "decoder") for folder in trained]
+    _replace(run, {name: torch.stack([s[name] for s in states]).mean(dim=0) for name in states[0]})
+
+
+def export_quality(run: Path) -> None:
+    """Take the quality head of sam.safetensors from stage 5."""
+    head = "mask_decoder.iou_prediction_head."
+    _replace(run, {head + name: value for name, value in averaged(run, "quality").items()})
+
+
+def _replace(run: Path, parts: dict[str, Tensor]) -> None:
+    """Write sam.safetensors with other values of some parameters."""
     sam = load_sam(run / "sam.safetensors")
-    mean = {name: torch.stack([s[name] for s in states]).mean(dim=0) for name in states[0]}
-    sam.load_state_dict(sam.state_dict() | mean)
+    sam.load_state_dict(sam.state_dict() | parts)
     save_sam(sam, run / "sam.safetensors")
 
 
@@ -157,7 +169,7 @@ def _words() -> tuple[str, ...]:
 def main(argv: list[str] | None = None) -> None:
     """Export one part of a run."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("part", choices=("networks", "decoder", "adapter"))
+    parser.add_argument("part", choices=("networks", "decoder", "quality", "adapter"))
     parser.add_argument("--data", default="../shared/data")
     parser.add_argument("--out", default="build/starter_run", help="folder of the run")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -173,6 +185,8 @@ def main(argv: list[str] | None = None) -> None:
         export_networks(run)
     elif options.part == "decoder":
         export_decoder(run, [Path(folder) for folder in options.decoders or [run]])
+    elif options.part == "quality":
+        export_quality(run)
     else:
         print(export_adapter(run, options).info)
     if options.ship:

@@ -16,7 +16,15 @@ from napari_clipsam.adapters.files import save_adapter
 from napari_clipsam.adapters.inject import build_adapter
 from napari_clipsam.models.weights import save_clip, save_sam
 from starter import all as all_stages
-from starter import config, stage_adapter, stage_clip, stage_decoder, stage_sam, validate
+from starter import (
+    config,
+    stage_adapter,
+    stage_clip,
+    stage_decoder,
+    stage_quality,
+    stage_sam,
+    validate,
+)
 from starter.batches import load_store
 from starter.data import Sample
 from starter.synthetic import generate_family
@@ -55,7 +63,8 @@ def tiny(monkeypatch: pytest.MonkeyPatch, samples: list[Sample]) -> None:
     small = dataclasses.replace(clip, architecture=architecture, input_size=SIZE)
     monkeypatch.setattr(config, "clip_config", lambda: small)
     store = load_store([(1.0, samples)], "cpu")
-    for stage in (stage_sam, stage_clip, stage_adapter, stage_decoder, all_stages):
+    stages = (stage_sam, stage_clip, stage_adapter, stage_decoder, stage_quality, all_stages)
+    for stage in stages:
         monkeypatch.setattr(stage, "training_store", lambda options: store)
     monkeypatch.setattr(validate, "validation_samples", lambda data: samples[:2])
 

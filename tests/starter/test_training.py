@@ -24,6 +24,7 @@ from starter import (
     stage_adapter,
     stage_clip,
     stage_decoder,
+    stage_quality,
     stage_sam,
     validate,
 )
@@ -328,3 +329,43 @@ def test_decoders_learn_on_kept_embeddings_and_the_encoder_stays(
     trained = [export.averaged(run, "decoder")[name] for run in runs]
     assert not torch.allclose(trained[0], trained[1])
     assert torch.allclose(after.state_dict()[name], (trained[0] + trained[1]) / 2, atol=1e-3)
+
+
+def test_a_mask_is_worth_its_overlap_with_the_best_object() -> None:
+    ids = torch.zeros(4, 4, dtype=torch.long)
+    ids[0], ids[3, :2] = 1, 2
+    row, everything, nothing, between = (torch.full((4, 4), -1.0) for _ in range(4))
+    row[0, 1:], everything[:], between[1:3] = 1, 1, 1
+    logits = torch.stack([row, everything, nothing, between])[None]
+    assert stage_quality.overlap_with_any(logits, ids).tolist() == [[0.75, 0.25, 0, 0]]
+    assert not stage_quality.overlap_with_any(logits, torch.zeros_like(ids)).any()
+
+
+def test_the_quality_head_learns_what_is_no_object_and_masks_stay(
+    tiny: None, maker: BatchMaker, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    sam = Sam(config.SAM)
+    head = sam.mask_decoder.iou_prediction_head
+    torch.nn.init.constant_(head.layers[-1].bias, 0.9)
+    save_sam(sam, tmp_path / "sam.safetensors")
+    before = load_sam(tmp_path / "sam.safetensors")
+    more = ("--base", str(tmp_path), "--crops", "12", "--rate", "3e-3", "--save-every", "50")
+    assert not stage_quality.main(arguments(tmp_path, 400, *more, "--stop-after", "0"))
+    assert stage_quality.main(arguments(tmp_path, 400, *more))
+    export.export_quality(tmp_path)
+    after = load_sam(tmp_path / "sam.safetensors")
+    assert after.identity == before.identity, "adapters of the base still fit"
+    old, new = before.state_dict(), after.state_dict()
+    changed = {name for name in old if not torch.equal(old[name], new[name])}
+    assert changed and all("iou_prediction_head" in name for name in changed)
+
+    known = stage_quality.judge(before, maker, objects=3, elsewhere=8)
+    n = (len(known.tokens) - 8) // 2
+    assert n and known.counts.sum(dim=1).tolist() == [4.0] * n + [1.0] * n + [4.0] * 8
+    with torch.no_grad():
+        errors = [
+            (one.mask_decoder.iou_prediction_head(known.tokens) - known.iou)[-8:].abs().mean()
+            for one in (before, after)
+        ]
+    assert errors[1] < 0.5 * errors[0]
