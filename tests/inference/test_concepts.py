@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from napari_clipsam.errors import Stopped
+from napari_clipsam.geometry import Frame
 from napari_clipsam.inference.concepts import ConceptFinder
 from napari_clipsam.inference.encoding import View
 from napari_clipsam.inference.frames import concept_frames
@@ -31,19 +32,31 @@ class Oracle:
     """
 
     device = torch.device("cpu")
+    dtype = torch.float32
     mask_size = S
+    least_object = 0
 
     def __init__(self, truth: np.ndarray, threshold: float | None = None) -> None:
         self.truth = truth
         self.adapter = None
         self.prompts: list[tuple[Tensor, Tensor]] = []
         self.clicks = 0
+        self.views: list[View] = []
         if threshold is not None:
             self.adapter = SimpleNamespace(
                 config=SimpleNamespace(object_mode=True, map_threshold=0.7, n_points=4),
                 info=SimpleNamespace(threshold=threshold),
                 presence_logits=lambda token, statistics: torch.logit(token[:, 0]),
             )
+
+    def sees(self, view: View) -> bool:
+        return True
+
+    def clear(self) -> None:
+        """There is no cache."""
+
+    def concept_frames(self, shape: tuple[int, int]) -> list[Frame]:
+        return concept_frames(shape, S)
 
     def unknown_words(self, word: str) -> list[str]:
         return [word] if word == "gibberish" else []
@@ -61,7 +74,12 @@ class Oracle:
 
     def embedding(self, view: View, word: str) -> Tensor:
         crop = torch.zeros(1, 1, S, S)
-        part = self.truth[view.frame.slices]
+        self.views.append(view)
+        # From afar all is one.
+        truth = self.truth if self.sees(view) else self.truth > 0
+        part = truth[view.frame.slices]
+        times = view.frame.resized[0] // part.shape[0]
+        part = part.repeat(times, 0).repeat(times, 1)
         crop[..., : part.shape[0], : part.shape[1]] = torch.tensor(part, dtype=torch.float32)
         return crop
 
@@ -102,8 +120,7 @@ def find(
 ) -> tuple[Prediction, Oracle]:
     oracle = Oracle(truth, threshold)
     finder = ConceptFinder(oracle, oracle, InstanceSettings(), seed=0)
-    frames = concept_frames(truth.shape, S)
-    found = finder.find(plane_of(truth), frames, prompts or Prompts(), word, target, progress)
+    found = finder.find(plane_of(truth), prompts or Prompts(), word, target, progress)
     return found, oracle
 
 
@@ -182,6 +199,59 @@ def test_instances_are_looked_for_in_the_plane_alone() -> None:
     found, oracle = find(truth, "instances")
     assert found.mask().all() and len(found.objects) == 1
     assert oracle.clicks < 10
+
+
+# ---------------------------------------------------------------- a closer look
+
+TWINS = discs((64, 50), (20, 16, 5), (20, 27, 5))
+
+
+class FarSighted(Oracle):
+    """Tells objects that touch from each other when they are enlarged."""
+
+    least_object = 30
+
+    def sees(self, view: View) -> bool:
+        return max(view.frame.shape) < S
+
+
+def look_twice(
+    oracle: Oracle, target: str = "instances", progress: object = None
+) -> tuple[Prediction, Prediction | None]:
+    finder = ConceptFinder(oracle, oracle, InstanceSettings(), seed=0)
+    plane = plane_of(oracle.truth)
+    first = finder.find(plane, Prompts(), "nuclei", target)
+    return first, finder.closer(plane, Prompts(), first, progress)
+
+
+def test_small_instances_are_told_apart_from_closer() -> None:
+    told: list[tuple[int, int]] = []
+    oracle = FarSighted(TWINS, threshold=0.0)
+    first, closer = look_twice(oracle, progress=lambda *done: told.append(done))
+    assert len(first.objects) == 1
+    assert closer is not None and same_objects(closer.labels(), TWINS)
+    assert (closer.presence, closer.text) == (first.presence, "nuclei")
+    assert told == [(i, 9) for i in range(1, 10)]
+    sides = {max(view.frame.shape) for view in oracle.views}
+    assert sides == {64, 32}, "twice enlarged is enough"
+
+
+def test_a_closer_look_is_for_small_instances_of_planes_shown_whole() -> None:
+    assert look_twice(FarSighted(TWINS), "concept")[1] is None
+    assert look_twice(FarSighted(np.zeros_like(TWINS)))[1] is None
+    assert look_twice(FarSighted(discs((64, 50), (30, 25, 20))))[1] is None
+    assert look_twice(FarSighted(TILED))[1] is None
+    assert look_twice(Oracle(TWINS))[1] is None, "this model does not gain by it"
+
+
+def test_without_memory_the_first_look_is_what_there_is() -> None:
+    class Short(FarSighted):
+        def sees(self, view: View) -> bool:
+            if super().sees(view):
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return False
+
+    assert look_twice(Short(TWINS))[1] is None
 
 
 # ---------------------------------------------------------------- presence

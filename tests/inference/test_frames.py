@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from napari_clipsam.geometry import Frame, tiles, whole_plane
 from napari_clipsam.inference.frames import (
     closer_frame,
+    closer_frames,
     concept_frames,
     frames_like,
     holds,
@@ -158,6 +159,26 @@ def test_objects_alike_and_near_share_a_closer_frame() -> None:
         for x in range(20, 26)
     }
     assert len(frames) <= 4
+
+
+@given(SHAPES.filter(lambda shape: max(shape) > 8), st.booleans(), st.integers(1, 7))
+def test_parts_cover_a_plane_and_are_those_in_which_an_object_is_looked_for(
+    shape: tuple[int, int], squash: bool, side: int
+) -> None:
+    whole = whole_plane(shape, 64, squash)
+    boxes = [(0, 0, 1, 1), (0, 0, side, 1), (0, 0, *shape)]
+    parts = closer_frames(whole, boxes, 32)
+    if side * 64 / max(shape) >= 32:
+        assert parts == [], "the typical object is large enough"
+        return
+    seen = np.zeros(shape, bool)
+    for part in parts:
+        seen[part.slices] = True
+        assert (part.squash, part.input_size) == (squash, 64)
+    assert seen.all()
+    y, x = (length // 2 for length in shape)
+    one = closer_frame(whole, shape, Prompts(points=[(y, x)]), (y, x, y + side, x + 1), 32)
+    assert one is None or one in parts or one.origin not in [part.origin for part in parts]
 
 
 def test_frames_like_one_come_by_distance() -> None:

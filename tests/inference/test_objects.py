@@ -18,12 +18,14 @@ from napari_clipsam.geometry import Frame, whole_plane
 from napari_clipsam.inference import objects
 from napari_clipsam.inference.decoding import ObjectPrompt
 from napari_clipsam.inference.encoding import View
+from napari_clipsam.inference.instances import InstanceSettings
 from napari_clipsam.inference.objects import is_cut
 from napari_clipsam.inference.requests import ObjectMask, PredictRequest
 from napari_clipsam.inference.segmenter import Segmenter
 from napari_clipsam.models.clip import Clip
 from napari_clipsam.models.decoder import Decoded
 from napari_clipsam.models.registry import LoadedModel
+from napari_clipsam.models.sam import SamConfig
 from napari_clipsam.planes import Plane
 from napari_clipsam.prompts import Prompts
 
@@ -286,3 +288,25 @@ def test_a_mask_that_ends_with_its_part_may_be_cut(box: tuple[int, ...], cut: bo
     assert is_cut(one, Frame((4, 8), (16, 16), 64), (40, 40)) is cut
     whole = Frame((0, 0), (40, 40), 64)
     assert not is_cut(one, whole, (40, 40)), "the plane ends there as well"
+
+
+def test_a_closer_look_at_instances_can_follow_or_be_asked_for_at_once(
+    clip: Clip, make_plane: MakePlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SamConfig, "least_object", 1000)
+    taking_all = InstanceSettings(min_score=0, min_inside=0)
+    sam = tiny_sam(stem_widths=(8,) * 5, stem_blocks=(0,) * 5)
+    model = LoadedModel("tiny", sam, clip, None)
+    segmenter = Segmenter(model, device="cpu", instances=taking_all)
+    request = PredictRequest(make_plane(), Prompts("cells"), "instances")
+    told: list[tuple[int, int]] = []
+    first = segmenter.answer(request, closely=False)
+    again = segmenter.closer(request, first, lambda *done: told.append(done))
+    assert again is not None and again.text == "cells" and again.seconds["decode"] > 0
+    assert told[-1][0] == told[-1][1] == len(told) > 1
+
+    once = segmenter.answer(request)
+    np.testing.assert_array_equal(once.labels(), again.labels())
+    assert not np.array_equal(first.labels(), again.labels())
+    concept = segmenter.answer(PredictRequest(make_plane(), Prompts("cells")), closely=False)
+    assert segmenter.closer(request, concept) is None

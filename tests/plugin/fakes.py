@@ -12,7 +12,7 @@ from napari.components import ViewerModel
 
 from napari_clipsam._plugin.chosen import Chosen
 from napari_clipsam._plugin.controller import SegmentController
-from napari_clipsam._plugin.engine import Ask, Engine, Found, Loaded, Setup, Similar
+from napari_clipsam._plugin.engine import Ask, Engine, Found, Loaded, Setup, Similar, Tiles
 from napari_clipsam._plugin.keeper import Keeper
 from napari_clipsam._plugin.runner import SyncRunner
 from napari_clipsam._plugin.settings import Settings
@@ -40,8 +40,8 @@ def square(y: float, x: float, side: int = SIDE, score: float = 0.9) -> ObjectMa
 class FakeEngine(Engine):
     """Answers a click with a square around it and a word with squares at `CORNERS`.
 
-    "vacuoles" are never there; a negative click makes the square smaller. With `closer` a square
-    that is half as wide takes the place of the first, after `between`.
+    "vacuoles" are never there; a negative click makes the square smaller. With `closer` squares
+    that are half as wide take the place of the first, but for concepts, after `between`.
     """
 
     asked: list[Ask] = field(default_factory=list)
@@ -69,10 +69,12 @@ class FakeEngine(Engine):
             yield Similar(ask.key, np.ones((4, 4), np.float32))
         answer = Prediction(shape, ask.target, **_answer(ask, shape))
         yield Found(ask.key, answer, 0.1)
-        if self.closer and ask.target == "object":
+        if self.closer and ask.target != "concept":
             self.between()
-            y, x = answer.objects[0].box[:2]
-            yield Found(ask.key, replace(answer, objects=(square(y, x, SIDE // 2),)), 0.2, True)
+            if ask.target == "instances":
+                yield Tiles(3, 9)
+            small = tuple(square(*one.box[:2], SIDE // 2) for one in answer.objects)
+            yield Found(ask.key, replace(answer, objects=small), 0.2, True)
 
     def prepare(
         self, setup: Setup, read: Any, keys: Any, word: str | None, like: Any = None

@@ -170,6 +170,40 @@ def test_a_second_look_gives_back_what_the_first_mask_covered(flat: SegmentContr
     assert [one.key for one in flat.keeper.state.draft] == before
 
 
+def test_a_second_look_at_every_one_takes_the_place_of_the_first_in_one_step(
+    flat: SegmentController,
+) -> None:
+    engine(flat).closer = True
+    seen: list[tuple[int, str]] = []
+
+    def look() -> None:
+        busy = flat.state.busy
+        if busy is not None:
+            (one, *_) = flat.keeper.state.draft or [None]
+            seen.append((one.masks[HERE].area if one else 0, busy.text))
+
+    flat.changed.connect(look)
+    flat.set_target("instances")
+    flat.find("nuclei")
+
+    assert (SIDE**2, "Looking closer") in seen, "the first answer is not waited with"
+    assert [one.masks[HERE].area for one in flat.keeper.state.draft] == [(SIDE // 2) ** 2] * len(
+        CORNERS
+    )
+    assert flat.state.busy is None
+    flat.undo()
+    assert not flat.keeper.state.draft and not flat.state.undo_text
+
+
+def test_nobody_waits_for_a_second_look_once_the_user_went_on(flat: SegmentController) -> None:
+    flat.set_target("instances")
+    engine(flat).closer = True
+    engine(flat).between = flat.keep
+    flat.find("nuclei")
+    assert flat.state.busy is None and not flat.keeper.state.draft
+    assert np.count_nonzero(labels(flat, "nuclei")) == len(CORNERS) * SIDE**2
+
+
 def test_a_second_look_of_another_model_is_not_taken(flat: SegmentController) -> None:
     engine(flat).closer = True
     engine(flat).between = lambda: flat.models.switch(model="vit_b")

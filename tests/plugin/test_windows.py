@@ -107,7 +107,11 @@ class Model:
             return Prediction(request.plane.shape, "concept")
         return Prediction(request.plane.shape, "object", (square(*request.prompts.points[0]),))
 
-    def closer(self, request: PredictRequest, answer: Prediction) -> Prediction:
+    def closer(
+        self, request: PredictRequest, answer: Prediction, progress: Any = None
+    ) -> Prediction | None:
+        if request.target != "object":
+            return None
         return replace(answer, objects=(square(*request.prompts.points[0], 4),))
 
     def similarity(self, plane: Any, word: str) -> None:

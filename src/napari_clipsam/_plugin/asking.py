@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from napari_clipsam._plugin import choices, drafts, wording
 from napari_clipsam._plugin.engine import Ask, Found, Loaded, Similar, Tiles
@@ -28,14 +28,22 @@ _BOX_IN_CONCEPT = Hint(
 )
 
 
+class _Answered(NamedTuple):
+    """A question that has a first answer, what holds since then, and which model said so."""
+
+    ask: Ask
+    first: Prediction
+    state: SessionState
+    setup: Setup
+
+
 class Asking:
     """Asks for a controller; one question at a time, the latest wins."""
 
     def __init__(self, controller: SegmentController) -> None:
         self._to = controller
         self._awaited: Ask | None = None
-        # What was answered first, what holds since then, and which model said so.
-        self._answered: tuple[Prediction, SessionState, Setup] | None = None
+        self._answered: _Answered | None = None
         # Whether a closer look at what prompts alone have found may still come.
         self._looks_closer = False
 
@@ -140,7 +148,7 @@ class Asking:
                 partial(self._to.engine.answer, self._to.setup, ask),
                 urgency,
                 on_value=then,
-                on_done=self._on_done,
+                on_done=partial(self._on_done, ask),
                 on_error=self._to.on_error,
                 on_stop=lambda: self._to.update(busy=self._to.progress),
                 need=key if target == "object" else None,
@@ -165,8 +173,7 @@ class Asking:
             # Not wanted any more, the image went away, or other channels are looked at now.
             return
         if isinstance(value, Tiles):
-            what = ask.prompts.text or "the object"
-            self._to.update(busy=Progress(f"Looking for {what}", value.done, value.total))
+            self._on_tiles(ask, value)
             return
         if isinstance(value, Similar):
             self._to.focus.show_similarity(value.key, value.similarity)
@@ -199,18 +206,30 @@ class Asking:
             busy=self._to.progress,
         )
         self._to.do(f"{what} {prompts.text or ''}".strip(), draft)
-        self._answered = answer, self._to.keeper.state, self._to.setup
+        self._answered = _Answered(ask, answer, self._to.keeper.state, self._to.setup)
         self._to.stacks.seen(key, sum(answer.seconds.values()) or value.seconds)
         self._prepare_more(key, answer.objects[0] if ask.target == "object" else None)
 
+    def _on_tiles(self, ask: Ask, value: Tiles) -> None:
+        """Say how far the model is, unless nobody needs its closer look any more."""
+        text = f"Looking for {ask.prompts.text or 'the object'}"
+        if self._answered is not None and self._answered.ask is ask:
+            if self._went_on(self._answered):
+                self.drop()
+                return
+            text = "Looking closer"
+        self._to.update(busy=Progress(text, value.done, value.total))
+
+    def _went_on(self, answered: _Answered) -> bool:
+        """Whether the user did something with a first answer, or chose another model."""
+        return self._to.keeper.state is not answered.state or self._to.setup != answered.setup
+
     def _on_closer(self, ask: Ask, adds: bool, value: Found) -> None:
         """Let what a closer look found take the place of the first answer, in the same step."""
-        if self._answered is None:
+        answered = self._answered
+        if answered is None or self._went_on(answered):
             return
-        first, state, setup = self._answered
-        if self._to.keeper.state is not state or self._to.setup != setup:
-            # The user went on from the first answer.
-            return
+        first, state = answered.first, answered.state
         keeper, key, answer = self._to.keeper, value.key, value.prediction
         step, note = keeper.undo_text, _note(ask, answer)
         keeper.undo()
@@ -219,14 +238,20 @@ class Asking:
             before = keeper.state.draft
             draft, note = drafts.with_one_more(before, self._to.origin, key, ask.prompts, answer)
             draft = drafts.with_keys_of(draft, state.draft, before)
+        elif ask.target == "instances":
+            before = keeper.state.draft
+            draft = drafts.with_instances(before, self._to.origin, key, ask.prompts, answer)
         else:
             draft = drafts.with_closer(state.draft, key, first, answer)
         self._to.update(answer=self._line(ask, value, note))
         self._to.do(step, draft)
-        self._prepare_more(key, answer.objects[0])
+        self._to.stacks.seen(key, sum(first.seconds.values()) + sum(answer.seconds.values()))
+        self._prepare_more(key, answer.objects[0] if ask.target == "object" else None)
 
-    def _on_done(self) -> None:
+    def _on_done(self, ask: Ask) -> None:
         self._looks_closer = False
+        if self._awaited is ask:
+            self._to.update(busy=self._to.progress)
 
     def _line(self, ask: Ask, value: Found, note: str) -> str:
         where = self._to.focus.where(value.key)

@@ -117,7 +117,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Tiles:
-    """How many parts of a large plane were looked at."""
+    """How many parts of a plane were looked at: of a large one, or from closer after `Found`."""
 
     done: int
     total: int
@@ -201,7 +201,7 @@ class Engine:
     def answer(self, setup: Setup, ask: Ask) -> Iterator[Loaded | Similar | Found]:
         """Answer one question.
 
-        A word's similarity comes first; an object that looks small is looked at again.
+        A word's similarity comes first; what looks small is looked at again.
         """
         start = time.perf_counter()
         yield from self.load(setup)
@@ -216,10 +216,12 @@ class Engine:
                 yield Similar(ask.key, similarity)
         before = time.perf_counter() - begun
         request = PredictRequest(plane, ask.prompts, ask.target)
-        prediction = segmenter.answer(request, ask.previous, self._tell_tiles)
-        seconds = prediction.seconds
-        seconds["signals"] = seconds.get("signals", 0.0) + before
-        yield Found(ask.key, prediction, _since(start))
+        answer = segmenter.answer(request, ask.previous, self._tell_tiles, closely=False)
+        answer.seconds["signals"] = answer.seconds.get("signals", 0.0) + before
+        yield Found(ask.key, answer, _since(start))
+        closer = segmenter.closer(request, answer, self._tell_tiles)
+        if closer is not None:
+            yield Found(ask.key, closer, _since(start), closer=True)
 
     def prepare(
         self,

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+from napari_clipsam.errors import OutOfMemory
+from napari_clipsam.inference.devices import memory_guard
 from napari_clipsam.inference.encoding import View
-from napari_clipsam.inference.frames import owned_regions
+from napari_clipsam.inference.frames import closer_frames, owned_regions
 from napari_clipsam.inference.instances import find_instances
 from napari_clipsam.inference.masks import cut_to_box, full_logits, object_masks, small_masks
 from napari_clipsam.inference.overlaps import join_instances, union
@@ -67,19 +69,16 @@ class ConceptFinder:
     def find(
         self,
         plane: Plane,
-        frames: list[Frame],
         prompts: Prompts,
         word: str,
         target: Target,
         progress: Callable[[int, int], None] | None = None,
     ) -> Prediction:
-        """Find a word in every frame and join the answers.
+        """Find a word in the whole plane or in tiles that cover it, and join the answers.
 
         Parameters
         ----------
         plane : Plane
-        frames : list of Frame
-            The whole plane, or tiles that cover it.
         prompts : Prompts
             Points take the place of those drawn from the similarity map; the rest is not read.
         word : str
@@ -91,14 +90,15 @@ class ConceptFinder:
         Returns
         -------
         Prediction
-            Without word and times.
+            Without times.
         """
         unknown = self.encoder.unknown_words(word)
         if unknown:
             quoted = ", ".join(f"'{w}'" for w in unknown)
             note = f"The model has not learnt {quoted}. Use a known word, click one, or teach it."
             presence = None if self._threshold is None else 0.0
-            return self._no_match(plane, target, presence, note)
+            return self._no_match(plane, word, target, presence, note)
+        frames = self.encoder.concept_frames(plane.shape)
         presences: list[float] = []
         answers: list[_Answer] = []
         similarity = None
@@ -117,15 +117,77 @@ class ConceptFinder:
         objects = self._join(answers, plane.shape, target, in_tiles=len(frames) > 1)
         if not objects:
             note = self._why_nothing(word, presence, target)
-            return self._no_match(plane, target, presence, note, similarity)
+            return self._no_match(plane, word, target, presence, note, similarity)
         return Prediction(
             plane.shape,
             target,
             tuple(objects),
             presence=presence,
             threshold=self._threshold,
+            text=word,
             similarity=similarity,
         )
+
+    def closer(
+        self,
+        plane: Plane,
+        prompts: Prompts,
+        found: Prediction,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Prediction | None:
+        """Look for instances again in enlarged parts of a plane, where most of them look small.
+
+        Parameters
+        ----------
+        plane : Plane
+        prompts : Prompts
+        found : Prediction
+            What `find` found.
+        progress : callable, optional
+            Called with parts done and parts in all; what it raises ends the search.
+
+        Returns
+        -------
+        Prediction or None
+            None where there is nothing to gain, or no memory to look.
+        """
+        least, frames = self.encoder.least_object, self.encoder.concept_frames(plane.shape)
+        # Tiles show a plane at its own scale.
+        if not least or found.target != "instances" or not found.objects or len(frames) > 1:
+            return None
+        parts = closer_frames(frames[0], [one.box for one in found.objects], least)
+        if not parts:
+            return None
+        try:
+            with memory_guard(self.encoder.device, self.encoder.dtype):
+                answers = self._in_parts(View(plane, frames[0]), parts, prompts, found, progress)
+        except OutOfMemory:
+            self.encoder.clear()
+            return None
+        objects = self._join(answers, plane.shape, "instances", in_tiles=True)
+        return replace(found, objects=tuple(objects)) if objects else None
+
+    def _in_parts(
+        self,
+        view: View,
+        parts: list[Frame],
+        prompts: Prompts,
+        found: Prediction,
+        progress: Callable[[int, int], None] | None,
+    ) -> list[_Answer]:
+        """Instances in parts of a view, inside the concept as the whole view shows it."""
+        word = found.text or ""
+        seen = self._in_frame(view, word, prompts)
+        whole = full_logits(seen.logits, view.frame)[0]
+        answers: list[_Answer] = []
+        for i, (frame, owned) in enumerate(zip(parts, owned_regions(parts), strict=True)):
+            concept = _on_grid(whole[frame.slices], frame, self.decoder.mask_size)
+            if (concept > 0).any():
+                part = View(view.plane, frame)
+                answers.append((frame, owned, self._instances(concept, part, word)))
+            if progress is not None:
+                progress(i + 1, len(parts))
+        return answers
 
     @property
     def _threshold(self) -> float | None:
@@ -151,6 +213,7 @@ class ConceptFinder:
     def _no_match(
         self,
         plane: Plane,
+        word: str,
         target: Target,
         presence: float | None,
         note: str,
@@ -162,6 +225,7 @@ class ConceptFinder:
             match=False,
             presence=presence,
             threshold=self._threshold,
+            text=word,
             similarity=similarity,
             note=note,
         )
@@ -212,14 +276,17 @@ class ConceptFinder:
         if target == "concept":
             part = _owned_part(found, frame, owned)
             return [part] if part.area else []
-        size = found.logits.shape[-1]
-        rows, cols = (max(1, round(side * size / frame.input_size)) for side in frame.resized)
+        return self._instances(found.logits[0].float(), view, word)
+
+    def _instances(self, concept: Tensor, view: View, word: str) -> list[ObjectMask]:
+        """Instances in a view, inside the concept that logits (M, M) tell."""
+        frame = view.frame
         logits, scores = find_instances(
-            found.logits[0].float(),
+            concept,
             lambda xy: self.decoder.points(self.encoder.object_embedding(view, word), xy),
             frame.input_size,
             self.settings,
-            (rows, cols),
+            _shown_cells(frame, concept.shape[-1]),
         )
         return small_masks(logits, scores, frame)
 
@@ -240,6 +307,19 @@ def shown_map(signals: Signals) -> NDArray[np.float32]:
     shown = signals.valid[0].view(signals.grid)
     height, width = int(shown.any(1).sum()), int(shown.any(0).sum())
     return signals.map()[0, 0, :height, :width].float().cpu().numpy()
+
+
+def _shown_cells(frame: Frame, size: int) -> tuple[int, int]:
+    """Rows and columns of logits (size, size) that show a frame; the rest is padding."""
+    rows, cols = (max(1, round(side * size / frame.input_size)) for side in frame.resized)
+    return rows, cols
+
+
+def _on_grid(values: Tensor, frame: Frame, size: int) -> Tensor:
+    """Values at the pixels (h, w) of a frame, on the grid (size, size) of its logits."""
+    rows, cols = _shown_cells(frame, size)
+    cells = F.interpolate(values[None, None], (rows, cols), mode="bilinear", align_corners=False)
+    return F.pad(cells[0, 0], (0, size - cols, 0, size - rows))
 
 
 def _inside(points: NDArray[np.float64], frame: Frame) -> NDArray[np.bool_]:

@@ -132,6 +132,13 @@ class PlaneEncoder:
         """Whether planes fill the square, whatever their aspect."""
         return self.adapter is not None and self.adapter.config.squash
 
+    @property
+    def least_object(self) -> int:
+        """See `SamConfig.least_object`; adapters are taught objects at the plane's own scale."""
+        if self.adapter is not None and self.adapter.config.own_objects:
+            return 0
+        return self.sam.config.least_object
+
     def concept_frames(self, shape: tuple[int, int]) -> list[Frame]:
         """Where a word is looked for in a plane; see `frames.concept_frames`."""
         return concept_frames(shape, self.sam.config.input_size, self.squash)

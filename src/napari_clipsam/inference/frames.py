@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "closer_frame",
+    "closer_frames",
     "concept_frames",
     "frames_like",
     "holds",
@@ -95,17 +96,50 @@ def closer_frame(
     """
     width = max(frame.shape)
     corners = np.asarray(box, dtype=np.float64).reshape(2, 2)
-    shown = float((corners[1] - corners[0]).max()) * frame.input_size / width
-    if not 0 < shown < least:
+    side = _closer_side(frame, float((corners[1] - corners[0]).max()), least)
+    if side == width:
         return None
-    times = min(_CLOSEST, 2 ** math.ceil(math.log2(least / shown)))
     boxes = [*prompts.boxes, corners.ravel()]
     extent = _extent(Prompts(points=prompts.points, boxes=boxes, mask=prompts.mask), shape)
     # A box has an extent.
     assert extent is not None
-    side = math.ceil(width / times)
     closer = _showing(extent, shape, side, _CLOSER_OVERLAP, frame.input_size, frame.squash)
     return closer if max(closer.shape) <= _CLOSER * width else None
+
+
+def closer_frames(frame: Frame, boxes: ArrayLike, least: int) -> list[Frame]:
+    """Parts that cover a whole plane, where most of its objects look small.
+
+    Parameters
+    ----------
+    frame : Frame
+        Of the whole plane.
+    boxes : array_like, shape (N, 4)
+        Of the objects, N > 0.
+    least : int
+        See `closer_frame`, which chooses among the same parts.
+
+    Returns
+    -------
+    list of Frame
+        Row by row; none where the typical object is large enough.
+    """
+    corners = np.asarray(boxes, dtype=np.float64).reshape(-1, 2, 2)
+    typical = float(np.median((corners[:, 1] - corners[:, 0]).max(axis=1)))
+    side = _closer_side(frame, typical, least)
+    if side == max(frame.shape):
+        return []
+    parts = tiles(frame.shape, side, int(_CLOSER_OVERLAP * side), frame.input_size)
+    return [replace(part, squash=frame.squash) for part in parts]
+
+
+def _closer_side(frame: Frame, extent: float, least: int) -> int:
+    """Data pixels along a part in which an object so long is large enough, if there is any."""
+    width = max(frame.shape)
+    shown = extent * frame.input_size / width
+    if not 0 < shown < least:
+        return width
+    return math.ceil(width / min(_CLOSEST, 2 ** math.ceil(math.log2(least / shown))))
 
 
 def frames_like(frame: Frame, shape: tuple[int, int], limit: int) -> list[Frame]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from napari_clipsam.errors import OutOfMemory, PromptError
+from napari_clipsam.inference.checks import split_boxes
 from napari_clipsam.inference.decoding import ObjectPrompt
 from napari_clipsam.inference.devices import memory_guard
 from napari_clipsam.inference.encoding import View
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from napari_clipsam.geometry import Frame
     from napari_clipsam.inference.decoding import PromptDecoder
     from napari_clipsam.inference.encoding import PlaneEncoder
-    from napari_clipsam.inference.requests import ObjectMask
+    from napari_clipsam.inference.requests import ObjectMask, Prediction
     from napari_clipsam.models.decoder import Decoded
     from napari_clipsam.planes import Plane
 
@@ -112,6 +114,22 @@ class ObjectFinder:
                 result[i] = masks
         return result
 
+    def closer_answer(
+        self, plane: Plane, prompts: Prompts, answer: Prediction
+    ) -> Prediction | None:
+        """What `closer` makes of an answer to prompts; None where that is nothing new."""
+        wanted = [Wanted(single, answer.text) for single in split_boxes(prompts)]
+        before = [[one] for one in answer.objects]
+        before[0] += answer.alternatives
+        found = self.closer(plane, wanted, before)
+        if all(new is old for new, old in zip(found, before, strict=True)):
+            return None
+        return replace(
+            answer,
+            objects=tuple(best for best, *_ in found),
+            alternatives=tuple(other for _, *others in found for other in others),
+        )
+
     def frame(self, shape: tuple[int, int], prompts: Prompts, closely: bool = False) -> Frame:
         """Where an object is looked for; with an adapter never below the plane's own scale.
 
@@ -125,7 +143,7 @@ class ObjectFinder:
         if not closely or not len(prompts.boxes):
             return frame
         box = np.concatenate([prompts.boxes[:, :2].min(axis=0), prompts.boxes[:, 2:].max(axis=0)])
-        return closer_frame(frame, shape, prompts, box, self._least) or frame
+        return closer_frame(frame, shape, prompts, box, self.encoder.least_object) or frame
 
     def usual_frame(self, shape: tuple[int, int]) -> Frame:
         """Where what is clicked in the middle is looked for: the whole plane unless it is large."""
@@ -134,25 +152,19 @@ class ObjectFinder:
 
     def is_closer(self, frame: Frame, shape: tuple[int, int]) -> bool:
         """Whether a frame shows less of a plane than is usual."""
-        return bool(self._least) and max(frame.shape) < max(self.usual_frame(shape).shape)
-
-    @property
-    def _least(self) -> int:
-        """See `SamConfig.least_object`; adapters are taught objects at the plane's own scale."""
-        adapter = self.encoder.adapter
-        if adapter is not None and adapter.config.own_objects:
-            return 0
-        return self.encoder.sam.config.least_object
+        return bool(self.encoder.least_object) and max(frame.shape) < max(
+            self.usual_frame(shape).shape
+        )
 
     def _closer_frame(self, plane: Plane, wanted: Wanted, found: ObjectMask) -> Frame | None:
         """Where to look again for an object; None where that is not called for."""
         prompts, frame = wanted.prompts, found.frame
-        if not self._least or wanted.previous is not None:
+        if not self.encoder.least_object or wanted.previous is not None:
             return None
         if not found.area or frame is None or self.is_closer(frame, plane.shape):
             return None
         box = prompts.boxes[0] if len(prompts.boxes) else largest_piece(found).box
-        return closer_frame(frame, plane.shape, prompts, box, self._least)
+        return closer_frame(frame, plane.shape, prompts, box, self.encoder.least_object)
 
     def _whole(
         self, plane: Plane, wanted: Sequence[Wanted], found: list[list[ObjectMask]]

@@ -280,7 +280,11 @@ class Segmenter:
         progress: Callable[[int, int], None] | None = None,
         closely: bool = True,
     ) -> Prediction:
-        """Answer a frozen request; see `predict` and, for `closely`, `answer_objects`."""
+        """Answer a frozen request; see `predict`.
+
+        What looks small is looked at from closer: an object as `answer_objects` says, instances
+        where most do. `closely` False is sooner, and `closer` can follow.
+        """
         plane, prompts = request.plane, request.prompts
         by_object = prompts.has_object or previous is not None
         target = request.target or ("object" if by_object else "concept")
@@ -289,14 +293,16 @@ class Segmenter:
         word, note = self._word(plane, prompts, target, previous)
         # Without a word it was refused.
         assert word is not None
-        frames = self._encoder.concept_frames(plane.shape)
-        found, moved = self._runner.run(
-            lambda: self._concepts.find(plane, frames, prompts, word, target, progress)
-        )
-        seconds = dict(self._encoder.seconds)
-        return self._runner.tell(
-            replace(found, seconds=seconds, text=word), found.note, note, moved=moved
-        )
+
+        def find() -> Prediction:
+            first = self._concepts.find(plane, prompts, word, target, progress)
+            if not closely:
+                return first
+            return self._concepts.closer(plane, prompts, first, progress) or first
+
+        found, moved = self._runner.run(find)
+        answer = replace(found, seconds=dict(self._encoder.seconds))
+        return self._runner.tell(answer, found.note, note, moved=moved)
 
     @torch.inference_mode()
     def answer_objects(
@@ -356,29 +362,40 @@ class Segmenter:
         return answers
 
     @torch.inference_mode()
-    def closer(self, request: PredictRequest, answer: Prediction) -> Prediction | None:
+    def closer(
+        self,
+        request: PredictRequest,
+        answer: Prediction,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Prediction | None:
         """Look again, from closer, at what was found with `closely` False.
 
         All prompts of the request count, an earlier mask does not: as if they were given at once.
+
+        Parameters
+        ----------
+        request : PredictRequest
+        answer : Prediction
+        progress : callable, optional
+            Of instances it counts the parts of the plane; see `predict`.
 
         Returns
         -------
         Prediction or None
             None where there is nothing to gain.
         """
-        wanted = [Wanted(single, answer.text) for single in split_boxes(request.prompts)]
-        before = [[one] for one in answer.objects]
-        before[0] += answer.alternatives
-        found, moved = self._runner.run(lambda: self._objects.closer(request.plane, wanted, before))
-        if all(new is old for new, old in zip(found, before, strict=True)):
+        plane, prompts = request.plane, request.prompts
+
+        def look() -> Prediction | None:
+            if answer.target == "object":
+                return self._objects.closer_answer(plane, prompts, answer)
+            return self._concepts.closer(plane, prompts, answer, progress)
+
+        found, moved = self._runner.run(look)
+        if found is None:
             return None
-        closer = replace(
-            answer,
-            objects=tuple(best for best, *_ in found),
-            alternatives=tuple(other for _, *others in found for other in others),
-            seconds=dict(self._encoder.seconds),
-        )
-        return self._runner.tell(closer, answer.note, moved=moved)
+        closer = replace(found, seconds=dict(self._encoder.seconds))
+        return self._runner.tell(closer, found.note, moved=moved)
 
     @torch.inference_mode()
     def similarity(self, plane: Plane, word: str) -> NDArray[np.float32] | None:
