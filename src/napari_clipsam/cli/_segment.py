@@ -91,7 +91,7 @@ def run(options: Segmentation) -> None:
         options.seed,
         precision=options.precision,
     )
-    progress = Progress("image" if many else "tile")
+    progress = Progress("image" if many else "part")
     with nothing_left_behind(plan):
         for number, image in enumerate(images):
             if many:

@@ -246,8 +246,8 @@ class Segmenter:
             A mask of an earlier answer on this plane; its logits join the prompts as they are, if
             its frame shows all prompts and fits the model, else its pixels do.
         progress : callable, optional
-            Called with tiles done and tiles in all, on planes that need tiles; what it raises ends
-            the search.
+            Called with parts done and parts in all, where a plane is looked at in tiles or, for
+            small instances, again from closer; what it raises ends the search.
 
         Returns
         -------
