@@ -39,13 +39,15 @@ _NEAR, _RIM = 0.4, 15
 class Judged(NamedTuple):
     """Masks of N prompts and what they are worth.
 
-    ``tokens`` (N, C) is what the quality is read from, ``iou`` (N, 4) what each mask reached, and
-    ``counts`` (N, 4) whether there was such a mask.
+    ``tokens`` (N, C) is what the quality is read from, ``iou`` (N, 4) what each mask reached,
+    ``counts`` (N, 4) whether there was such a mask, and ``together`` (N, 1) whether only their mean
+    is to be learnt.
     """
 
     tokens: Tensor
     iou: Tensor
     counts: Tensor
+    together: Tensor
 
 
 def main(argv: list[str] | None = None) -> bool:
@@ -67,8 +69,11 @@ def main(argv: list[str] | None = None) -> bool:
     generator = torch.Generator().manual_seed(options.seed + run.step)
     for _ in run.steps():
         drawn = torch.randint(len(known.tokens), (options.batch,), generator=generator)
-        tokens, iou, counts = (part[drawn].to(options.device) for part in known)
-        loss = ((head(tokens) - iou) ** 2 * counts).sum() / counts.sum()
+        tokens, iou, counts, together = (part[drawn].to(options.device) for part in known)
+        error = head(tokens) - iou
+        # Where there is no object it does not matter which mask is best, and would teach it wrong.
+        error = torch.where(together, error.mean(dim=1, keepdim=True), error)
+        loss = (error**2 * counts).sum() / counts.sum()
         loss.backward()
         run.update()
         run.log(loss=loss)
@@ -129,8 +134,8 @@ def _on_objects(sam: Sam, embedding: Tensor, objects: Objects) -> list[Judged]:
     corrected = soft_iou(then.logits[:, 0], objects.masks, objects.weights)
     single = F.pad(torch.ones_like(corrected)[:, None], (0, 3))
     return [
-        Judged(first.iou_token, iou, torch.ones_like(iou)),
-        Judged(then.iou_token, F.pad(corrected[:, None], (0, 3)), single),
+        _judged(first.iou_token, iou, torch.ones_like(iou), together=False),
+        _judged(then.iou_token, F.pad(corrected[:, None], (0, 3)), single, together=False),
     ]
 
 
@@ -145,7 +150,11 @@ def _elsewhere(sam: Sam, embedding: Tensor, ids: Tensor, free: Tensor, count: in
     labels = torch.tensor([1, -1], device=ids.device).expand(len(points), 2)
     found = _decoded(sam, embedding, coords, labels, None, multimask=None)
     iou = overlap_with_any(found.logits, ids)
-    return Judged(found.iou_token, iou, torch.ones_like(iou))
+    return _judged(found.iou_token, iou, torch.ones_like(iou), together=True)
+
+
+def _judged(tokens: Tensor, iou: Tensor, counts: Tensor, together: bool) -> Judged:
+    return Judged(tokens, iou, counts, torch.full_like(iou[:, :1], together, dtype=torch.bool))
 
 
 def _drawn(where: Tensor, count: int) -> Tensor:
