@@ -152,9 +152,9 @@ class ObjectFinder:
 
     def is_closer(self, frame: Frame, shape: tuple[int, int]) -> bool:
         """Whether a frame shows less of a plane than is usual."""
-        return bool(self.encoder.least_object) and max(frame.shape) < max(
-            self.usual_frame(shape).shape
-        )
+        if not self.encoder.least_object:
+            return False
+        return max(frame.shape) < max(self.usual_frame(shape).shape)
 
     def _closer_frame(self, plane: Plane, wanted: Wanted, found: ObjectMask) -> Frame | None:
         """Where to look again for an object; None where that is not called for."""
