@@ -62,10 +62,17 @@ class BrightSegmenter:
         self.planes.append(plane)
 
     def answer(
-        self, request: PredictRequest, previous: Any = None, progress: Any = None
+        self,
+        request: PredictRequest,
+        previous: Any = None,
+        progress: Any = None,
+        closely: bool = True,
     ) -> Prediction:
         self.set_plane(request.plane)
         return self.predict(request.prompts, request.target, previous, progress)
+
+    def closer(self, request: PredictRequest, found: Prediction, progress: Any = None) -> None:
+        """It sees all at once."""
 
     def answer_objects(
         self,

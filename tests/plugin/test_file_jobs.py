@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import dask.array as da
 import numpy as np
@@ -44,8 +45,8 @@ class Bright(BrightSegmenter):
     def similarity(self, plane: object, word: str) -> None:
         """It has none."""
 
-    def answer(self, request: PredictRequest, previous=None, progress=None) -> Prediction:  # type: ignore[no-untyped-def]
-        found = super().answer(request, previous, progress)
+    def answer(self, request: PredictRequest, *how: Any, **more: Any) -> Prediction:
+        found = super().answer(request, *how, **more)
         self.on_plane(len(self.planes))
         return found
 
