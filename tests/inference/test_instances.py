@@ -128,6 +128,18 @@ def test_padding_is_ignored() -> None:
     assert scores.tolist() == pytest.approx([0.9] * len(scores))
 
 
+def test_objects_that_reach_into_what_is_searched_are_found_whole() -> None:
+    labels = discs((16, 30, 8), (16, 50, 8), (48, 16, 8))
+    searched = np.zeros((M, M), bool)
+    searched[:, :28] = True
+    oracle = Oracle(labels)
+    logits, _ = find_instances(concept_of(labels), oracle, INPUT, searched=searched)
+    found = found_labels(logits)
+    np.testing.assert_array_equal(found > 0, (labels == 1) | (labels == 3))
+    x = (torch.cat(oracle.clicks)[:, 0] + 0.5) / (INPUT / M)
+    assert x.max() < 28
+
+
 def test_objects_outside_the_concept_are_left_out() -> None:
     labels = discs((20, 20, 8), (40, 45, 8))
     concept = concept_of(np.where(labels == 1, 1, 0))

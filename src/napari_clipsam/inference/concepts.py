@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -177,16 +178,17 @@ class ConceptFinder:
     ) -> list[_Answer]:
         """Instances in parts of a view, inside the concept as the whole view shows it."""
         word = found.text or ""
-        seen = self._in_frame(view, word, prompts)
-        whole = full_logits(seen.logits, view.frame)[0]
+        whole = full_logits(self._in_frame(view, word, prompts).logits, view.frame)[0]
         answers: list[_Answer] = []
         for i, (frame, owned) in enumerate(zip(parts, owned_regions(parts), strict=True)):
-            concept = _on_grid(whole[frame.slices], frame, self.decoder.mask_size)
-            if (concept > 0).any():
-                part = View(view.plane, frame)
-                answers.append((frame, owned, self._instances(concept, part, word)))
             if progress is not None:
-                progress(i + 1, len(parts))
+                progress(i, len(parts))
+            concept = _on_grid(whole[frame.slices], frame, self.decoder.mask_size)
+            # Parts overlap, so each looks only where it answers.
+            mine = _cells_of(owned, frame, self.decoder.mask_size)
+            if (concept > 0).cpu().numpy()[mine].any():
+                part = View(view.plane, frame)
+                answers.append((frame, owned, self._instances(concept, part, word, mine)))
         return answers
 
     @property
@@ -278,8 +280,17 @@ class ConceptFinder:
             return [part] if part.area else []
         return self._instances(found.logits[0].float(), view, word)
 
-    def _instances(self, concept: Tensor, view: View, word: str) -> list[ObjectMask]:
-        """Instances in a view, inside the concept that logits (M, M) tell."""
+    def _instances(
+        self,
+        concept: Tensor,
+        view: View,
+        word: str,
+        searched: NDArray[np.bool_] | None = None,
+    ) -> list[ObjectMask]:
+        """Instances in a view, inside the concept that logits (M, M) tell.
+
+        They are searched in some of the cells (M, M), or in all.
+        """
         frame = view.frame
         logits, scores = find_instances(
             concept,
@@ -287,6 +298,7 @@ class ConceptFinder:
             frame.input_size,
             self.settings,
             _shown_cells(frame, concept.shape[-1]),
+            searched,
         )
         return small_masks(logits, scores, frame)
 
@@ -320,6 +332,20 @@ def _on_grid(values: Tensor, frame: Frame, size: int) -> Tensor:
     rows, cols = _shown_cells(frame, size)
     cells = F.interpolate(values[None, None], (rows, cols), mode="bilinear", align_corners=False)
     return F.pad(cells[0, 0], (0, size - cols, 0, size - rows))
+
+
+def _cells_of(region: tuple[slice, slice], frame: Frame, size: int) -> NDArray[np.bool_]:
+    """The cells (size, size) of a frame's logits that show a region of the plane."""
+    mask = np.zeros((size, size), dtype=bool)
+    cells = []
+    for part, start, length, shown in zip(
+        region, frame.origin, frame.shape, _shown_cells(frame, size), strict=True
+    ):
+        scale = shown / length
+        first, last = (part.start - start) * scale, (part.stop - start) * scale
+        cells.append(slice(math.floor(first), math.ceil(last)))
+    mask[tuple(cells)] = True
+    return mask
 
 
 def _inside(points: NDArray[np.float64], frame: Frame) -> NDArray[np.bool_]:

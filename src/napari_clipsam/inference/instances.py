@@ -63,6 +63,7 @@ def find_instances(
     input_size: int,
     settings: InstanceSettings = InstanceSettings(),
     shown: tuple[int, int] | None = None,
+    searched: NDArray[np.bool_] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Decode the objects inside a concept mask.
 
@@ -90,6 +91,8 @@ def find_instances(
     region = concept[:rows, :cols] > 0
     kept: list[tuple[Tensor, ObjectMask]] = []
     left = region.cpu().numpy()
+    if searched is not None:
+        left = left & searched[:rows, :cols]
     for _ in range(settings.rounds):
         seeds = seeds_in(left, settings.seed_distance, settings.max_seeds)
         if not len(seeds):
