@@ -116,6 +116,9 @@ class Session:
                 and self.controller.state.busy is None
             )
         )
+        # A closer look may follow the first answer.
+        QTest.qWait(500)
+        wait(lambda: self.controller.state.busy is None)
 
     def look_at(self, layer: Layer, *data: float, zoom: float) -> None:
         """Move and magnify the view; a zoom of 1 shows the whole layer."""
