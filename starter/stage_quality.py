@@ -78,20 +78,17 @@ def main(argv: list[str] | None = None) -> bool:
         run.update()
         run.log(loss=loss)
         if run.validates:
-            _validate(run, sam, options)
+            _validate(run, options)
     if run.done == 1:
-        _validate(run, sam, options)
+        _validate(run, options)
     return run.done == 1
 
 
-def _validate(run: Run, sam: Sam, options: argparse.Namespace) -> None:
+def _validate(run: Run, options: argparse.Namespace) -> None:
     """Report the scores of the base where the averaged head chooses among its masks."""
-    fitted = run.average.model.state_dict()
-    own = sam.mask_decoder.iou_prediction_head
-    before = {name: value.clone() for name, value in own.state_dict().items()}
-    own.load_state_dict(fitted)
+    sam = load_sam(Path(options.base) / "sam.safetensors").to(options.device)
+    sam.mask_decoder.iou_prediction_head = run.average.model
     run.report(prompt_scores(sam, options), "val")
-    own.load_state_dict(before)
 
 
 def _known(sam: Sam, options: argparse.Namespace) -> Judged:

@@ -233,19 +233,20 @@ class Asking:
         keeper, key, answer = self._to.keeper, value.key, value.prediction
         step, note = keeper.undo_text, _note(ask, answer)
         keeper.undo()
+        before = keeper.state.draft
         if adds:
             # A mask of another size may take the place of other objects.
-            before = keeper.state.draft
             draft, note = drafts.with_one_more(before, self._to.origin, key, ask.prompts, answer)
             draft = drafts.with_keys_of(draft, state.draft, before)
         elif ask.target == "instances":
-            before = keeper.state.draft
             draft = drafts.with_instances(before, self._to.origin, key, ask.prompts, answer)
         else:
             draft = drafts.with_closer(state.draft, key, first, answer)
         self._to.update(answer=self._line(ask, value, note))
         self._to.do(step, draft)
-        self._to.stacks.seen(key, sum(first.seconds.values()) + sum(answer.seconds.values()))
+        if ask.target == "instances":
+            # In a stack each slice is looked at from closer, too.
+            self._to.stacks.seen(key, sum(first.seconds.values()) + sum(answer.seconds.values()))
         self._prepare_more(key, answer.objects[0] if ask.target == "object" else None)
 
     def _on_done(self, ask: Ask) -> None:
