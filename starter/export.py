@@ -82,10 +82,15 @@ def export_decoder(run: Path, trained: Sequence[Path]) -> None:
     _replace(run, {name: torch.stack([s[name] for s in states]).mean(dim=0) for name in states[0]})
 
 
-def export_quality(run: Path) -> None:
-    """Take the quality head of sam.safetensors from stage 5."""
+def export_quality(run: Path, share: float = 1.0) -> None:
+    """Take the quality head of sam.safetensors from stage 5, or `share` of the way to it.
+
+    What it learnt beside the objects costs some choices on them; on the way it costs fewer.
+    """
+    before = load_sam(run / "sam.safetensors").mask_decoder.iou_prediction_head.state_dict()
+    trained = averaged(run, "quality")
     head = "mask_decoder.iou_prediction_head."
-    _replace(run, {head + name: value for name, value in averaged(run, "quality").items()})
+    _replace(run, {head + k: torch.lerp(before[k], new, share) for k, new in trained.items()})
 
 
 def _replace(run: Path, parts: dict[str, Tensor]) -> None:
@@ -173,7 +178,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--data", default="../shared/data")
     parser.add_argument("--out", default="build/starter_run", help="folder of the run")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--blend", type=float, default=1.0, help="share of the adapter's training")
+    parser.add_argument("--blend", type=float, default=1.0, help="share of the part's training")
     parser.add_argument("--layers", type=float, help="share of its layers, if another")
     parser.add_argument("--adapter", help="a file in place of the run's adapter")
     parser.add_argument("--decoders", nargs="+", help="folders of runs of stage 4")
@@ -186,7 +191,7 @@ def main(argv: list[str] | None = None) -> None:
     elif options.part == "decoder":
         export_decoder(run, [Path(folder) for folder in options.decoders or [run]])
     elif options.part == "quality":
-        export_quality(run)
+        export_quality(run, options.blend)
     else:
         print(export_adapter(run, options).info)
     if options.ship:

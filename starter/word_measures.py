@@ -8,7 +8,7 @@ from itertools import permutations
 import numpy as np
 
 from napari_clipsam import Plane, Prompts, open_image
-from napari_clipsam.inference.requests import ObjectMask
+from napari_clipsam.inference.requests import ObjectMask, PredictRequest
 from napari_clipsam.training.metrics import iou
 from starter import phrases
 from starter.data import TRAINING_SETS, Sample, load_split
@@ -34,11 +34,10 @@ def presence(lab: Lab) -> list[Row]:
     there: dict[str, list[tuple[float, bool]]] = {}
     missing: dict[str, list[tuple[float, bool]]] = {"concepts": [], "unseen": []}
     for sample, plane in _test_samples(lab):
-        lab.segmenter.set_plane(plane)
         for word in sample.kinds:
-            there.setdefault(word, []).append(_presence(lab, word))
+            there.setdefault(word, []).append(_presence(lab, plane, word))
         for kind, words in absent_words(sample, rng).items():
-            missing[kind] += [_presence(lab, word) for word in words]
+            missing[kind] += [_presence(lab, plane, word) for word in words]
     found = [answer for answers in there.values() for answer in answers]
     refused = [*missing["concepts"], *missing["unseen"]]
     rows = [_share("a word that is there is found", "all", found, True, 0.95)]
@@ -132,8 +131,9 @@ def _test_samples(
             yield sample, open_image(path).plane()
 
 
-def _presence(lab: Lab, word: str) -> tuple[float, bool]:
-    answer = lab.segmenter.predict(Prompts(word))
+def _presence(lab: Lab, plane: Plane, word: str) -> tuple[float, bool]:
+    # Presence is told from the whole plane.
+    answer = lab.segmenter.answer(PredictRequest(plane, Prompts(word)), closely=False)
     return answer.presence or 0.0, answer.match
 
 

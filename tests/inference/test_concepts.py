@@ -35,6 +35,7 @@ class Oracle:
     dtype = torch.float32
     mask_size = S
     least_object = 0
+    sees_two_scales = False
 
     def __init__(self, truth: np.ndarray, threshold: float | None = None) -> None:
         self.truth = truth
@@ -210,6 +211,7 @@ class FarSighted(Oracle):
     """Tells objects that touch from each other when they are enlarged."""
 
     least_object = 30
+    sees_two_scales = True
 
     def sees(self, view: View) -> bool:
         return max(view.frame.shape) < S
@@ -236,22 +238,56 @@ def test_small_instances_are_told_apart_from_closer() -> None:
     assert sides == {64, 32}, "twice enlarged is enough"
 
 
-def test_a_closer_look_is_for_small_instances_of_planes_shown_whole() -> None:
-    assert look_twice(FarSighted(TWINS), "concept")[1] is None
-    assert look_twice(FarSighted(np.zeros_like(TWINS)))[1] is None
+class Doubtful(FarSighted):
+    """From afar it misses the first object and from close the second, neither for sure."""
+
+    def sees(self, view: View) -> bool:
+        return True
+
+    def run(self, embedding: Tensor, *rest: object, **more: object) -> Decoded:
+        missed = 1 if max(self.views[-1].frame.shape) == S else 2
+        found = super().run(embedding, *rest, **more)
+        return found._replace(logits=torch.where(embedding == missed, -1.0, found.logits))
+
+
+def test_a_concept_is_where_two_scales_together_see_it() -> None:
+    told: list[tuple[int, int]] = []
+    oracle = Doubtful(WHOLE, threshold=0.0)
+    first, closer = look_twice(oracle, "concept", progress=lambda *done: told.append(done))
+    np.testing.assert_array_equal(first.mask(), WHOLE > 1)
+    assert closer is not None
+    np.testing.assert_array_equal(closer.mask(), WHOLE > 0)
+    assert len(closer.objects) == 1 and closer.scores == first.scores
+    assert (closer.presence, closer.text) == (first.presence, "nuclei")
+    assert told == [(i, 4) for i in range(4)]
+
+
+def test_small_instances_are_looked_for_where_two_scales_together_see_the_concept() -> None:
+    first, closer = look_twice(Doubtful(WHOLE), "instances")
+    assert closer is not None and len(first.objects) == 2
+    assert same_objects(closer.labels(), WHOLE)
+
+
+@pytest.mark.parametrize("target", ["concept", "instances"])
+def test_a_closer_look_is_for_what_was_found_in_planes_shown_whole(target: str) -> None:
+    assert look_twice(FarSighted(np.zeros_like(TWINS)), target)[1] is None
+    assert look_twice(FarSighted(TILED), target)[1] is None
+    assert look_twice(Oracle(TWINS), target)[1] is None, "this model does not gain by it"
+
+
+def test_large_instances_are_not_looked_for_again() -> None:
     assert look_twice(FarSighted(discs((64, 50), (30, 25, 20))))[1] is None
-    assert look_twice(FarSighted(TILED))[1] is None
-    assert look_twice(Oracle(TWINS))[1] is None, "this model does not gain by it"
 
 
-def test_without_memory_the_first_look_is_what_there_is() -> None:
+@pytest.mark.parametrize("target", ["concept", "instances"])
+def test_without_memory_the_first_look_is_what_there_is(target: str) -> None:
     class Short(FarSighted):
         def sees(self, view: View) -> bool:
             if super().sees(view):
                 raise torch.OutOfMemoryError("CUDA out of memory")
             return False
 
-    assert look_twice(Short(TWINS))[1] is None
+    assert look_twice(Short(TWINS), target)[1] is None
 
 
 # ---------------------------------------------------------------- presence

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import replace
 
@@ -20,6 +21,7 @@ from napari_clipsam.inference.frames import (
     is_large,
     object_frame,
     owned_regions,
+    quarters,
 )
 from napari_clipsam.prompts import Prompts
 
@@ -179,6 +181,18 @@ def test_parts_cover_a_plane_and_are_those_in_which_an_object_is_looked_for(
     y, x = (length // 2 for length in shape)
     one = closer_frame(whole, shape, Prompts(points=[(y, x)]), (y, x, y + side, x + 1), 32)
     assert one is None or one in parts or one.origin not in [part.origin for part in parts]
+
+
+@given(SHAPES, st.booleans())
+def test_quarters_cover_a_plane_at_twice_its_scale(shape: tuple[int, int], squash: bool) -> None:
+    whole = whole_plane(shape, 64, squash)
+    parts = quarters(whole)
+    seen = np.zeros(shape, bool)
+    for part in parts:
+        seen[part.slices] = True
+        assert (part.squash, part.input_size) == (squash, 64)
+    assert seen.all() and len(parts) <= 4
+    assert {max(part.shape) for part in parts} == {math.ceil(max(shape) / 2)}
 
 
 def test_frames_like_one_come_by_distance() -> None:

@@ -41,7 +41,7 @@ class FakeEngine(Engine):
     """Answers a click with a square around it and a word with squares at `CORNERS`.
 
     "vacuoles" are never there; a negative click makes the square smaller. With `closer` squares
-    that are half as wide take the place of the first, but for concepts, after `between`.
+    that are half as wide take the place of the first, after `between`.
     """
 
     asked: list[Ask] = field(default_factory=list)
@@ -69,9 +69,9 @@ class FakeEngine(Engine):
             yield Similar(ask.key, np.ones((4, 4), np.float32))
         answer = Prediction(shape, ask.target, **_answer(ask, shape))
         yield Found(ask.key, answer, 0.1)
-        if self.closer and ask.target != "concept":
+        if self.closer:
             self.between()
-            if ask.target == "instances":
+            if ask.target != "object":
                 yield Tiles(3, 9)
             small = tuple(square(*one.box[:2], SIDE // 2) for one in answer.objects)
             yield Found(ask.key, replace(answer, objects=small), 0.2, True)

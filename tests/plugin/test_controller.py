@@ -170,8 +170,11 @@ def test_a_second_look_gives_back_what_the_first_mask_covered(flat: SegmentContr
     assert [one.key for one in flat.keeper.state.draft] == before
 
 
-def test_a_second_look_at_every_one_takes_the_place_of_the_first_in_one_step(
-    flat: SegmentController,
+@pytest.mark.parametrize(
+    ("target", "side", "count"), [("concept", 16, 1), ("instances", SIDE, len(CORNERS))]
+)
+def test_a_second_look_for_a_word_takes_the_place_of_the_first_in_one_step(
+    flat: SegmentController, target: str, side: int, count: int
 ) -> None:
     engine(flat).closer = True
     seen: list[tuple[int, str]] = []
@@ -183,13 +186,12 @@ def test_a_second_look_at_every_one_takes_the_place_of_the_first_in_one_step(
             seen.append((one.masks[HERE].area if one else 0, busy.text))
 
     flat.changed.connect(look)
-    flat.set_target("instances")
+    flat.set_target(target)
     flat.find("nuclei")
 
-    assert (SIDE**2, "Looking closer") in seen, "the first answer is not waited with"
-    assert [one.masks[HERE].area for one in flat.keeper.state.draft] == [(SIDE // 2) ** 2] * len(
-        CORNERS
-    )
+    assert (side**2, "Looking closer") in seen, "the first answer is not waited with"
+    areas = [one.masks[HERE].area for one in flat.keeper.state.draft]
+    assert areas == [(SIDE // 2) ** 2] * count
     assert flat.state.busy is None
     flat.undo()
     assert not flat.keeper.state.draft and not flat.state.undo_text

@@ -353,12 +353,17 @@ def test_the_quality_head_learns_what_is_no_object_and_masks_stay(
     more = ("--base", str(tmp_path), "--crops", "12", "--rate", "3e-3", "--save-every", "50")
     assert not stage_quality.main(arguments(tmp_path, 400, *more, "--stop-after", "0"))
     assert stage_quality.main(arguments(tmp_path, 400, *more))
+    export.export_quality(tmp_path, share=0.5)
+    half = load_sam(tmp_path / "sam.safetensors").state_dict()
+    save_sam(before, tmp_path / "sam.safetensors")
     export.export_quality(tmp_path)
     after = load_sam(tmp_path / "sam.safetensors")
     assert after.identity == before.identity, "adapters of the base still fit"
     old, new = before.state_dict(), after.state_dict()
     changed = {name for name in old if not torch.equal(old[name], new[name])}
     assert changed and all("iou_prediction_head" in name for name in changed)
+    for name in changed:
+        torch.testing.assert_close(half[name], (old[name] + new[name]) / 2, rtol=1e-3, atol=1e-4)
 
     known = stage_quality.judge(before, maker, objects=3, elsewhere=8)
     n = (len(known.tokens) - 8) // 2

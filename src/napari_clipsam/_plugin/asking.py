@@ -244,7 +244,7 @@ class Asking:
             draft = drafts.with_closer(state.draft, key, first, answer)
         self._to.update(answer=self._line(ask, value, note))
         self._to.do(step, draft)
-        if ask.target == "instances":
+        if ask.target != "object":
             # In a stack each slice is looked at from closer, too.
             self._to.stacks.seen(key, sum(first.seconds.values()) + sum(answer.seconds.values()))
         self._prepare_more(key, answer.objects[0] if ask.target == "object" else None)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from napari_clipsam.errors import OutOfMemory
 from napari_clipsam.inference.devices import memory_guard
 from napari_clipsam.inference.encoding import View
-from napari_clipsam.inference.frames import closer_frames, owned_regions
+from napari_clipsam.inference.frames import closer_frames, owned_regions, quarters
 from napari_clipsam.inference.instances import find_instances
 from napari_clipsam.inference.masks import cut_to_box, full_logits, object_masks, small_masks
 from napari_clipsam.inference.overlaps import join_instances, union
@@ -21,7 +21,7 @@ from napari_clipsam.inference.requests import ObjectMask, Prediction
 from napari_clipsam.semantics import concept_prompts, cosine_statistics
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -39,6 +39,9 @@ __all__ = ["ConceptFinder", "shown_map"]
 
 # Without an adapter as the paper's code does: 5 points above 0.8.
 _POINTS, _THRESHOLD = 5, 0.8
+
+# A part where all logits of the concept are below minus this is not worth a look.
+_DOUBT = 2.0
 
 # A frame, the region of the plane it answers for, and what was found in it.
 _Answer = tuple["Frame", tuple[slice, slice], list[ObjectMask]]
@@ -136,7 +139,11 @@ class ConceptFinder:
         found: Prediction,
         progress: Callable[[int, int], None] | None = None,
     ) -> Prediction | None:
-        """Look for instances again in enlarged parts of a plane, where most of them look small.
+        """Look again in enlarged parts of a plane.
+
+        A concept is where its logits in the whole plane and in quarters of it add up to more than
+        0: what is wrong at one scale is mostly right at another. Instances are looked for in a
+        concept found so, and only where most of them look small.
 
         Parameters
         ----------
@@ -152,44 +159,65 @@ class ConceptFinder:
         Prediction or None
             None where there is nothing to gain, or no memory to look.
         """
-        least, frames = self.encoder.least_object, self.encoder.concept_frames(plane.shape)
+        frames = self.encoder.concept_frames(plane.shape)
         # Tiles show a plane at its own scale.
-        if not least or found.target != "instances" or not found.objects or len(frames) > 1:
+        if not found.objects or len(frames) > 1:
             return None
-        parts = closer_frames(frames[0], [one.box for one in found.objects], least)
+        view = View(plane, frames[0])
+        if found.target == "concept":
+            parts = quarters(view.frame) if self.encoder.sees_two_scales else []
+            look = self._at_two_scales
+        else:
+            boxes = [one.box for one in found.objects]
+            parts = closer_frames(view.frame, boxes, self.encoder.least_object)
+            look = self._in_parts
         if not parts:
             return None
         try:
             with memory_guard(self.encoder.device, self.encoder.dtype):
-                answers = self._in_parts(View(plane, frames[0]), parts, prompts, found, progress)
+                objects = look(view, parts, prompts, found.text or "", progress)
         except OutOfMemory:
             self.encoder.clear()
             return None
-        objects = self._join(answers, plane.shape, "instances", in_tiles=True)
         return replace(found, objects=tuple(objects)) if objects else None
+
+    def _at_two_scales(
+        self,
+        view: View,
+        parts: list[Frame],
+        prompts: Prompts,
+        word: str,
+        progress: Callable[[int, int], None] | None,
+    ) -> list[ObjectMask]:
+        """A concept by its logits in a view and in parts of it, if there is any."""
+        whole = self._in_frame(view, word, prompts)
+        logits = full_logits(whole.logits, view.frame)[0]
+        for frame, owned in _in_turn(parts, progress):
+            part = self._in_frame(View(view.plane, frame), word, prompts)
+            logits[owned] += _within(full_logits(part.logits, frame)[0], frame, owned)
+        box, mask = cut_to_box((logits > 0).cpu().numpy(), view.frame.origin)
+        return [ObjectMask(box, mask, _score(whole))] if mask.size else []
 
     def _in_parts(
         self,
         view: View,
         parts: list[Frame],
         prompts: Prompts,
-        found: Prediction,
+        word: str,
         progress: Callable[[int, int], None] | None,
-    ) -> list[_Answer]:
-        """Instances in parts of a view, inside the concept as the whole view shows it."""
-        word = found.text or ""
+    ) -> list[ObjectMask]:
+        """Instances in parts of a view, inside the concept as the view and the part show it."""
         whole = full_logits(self._in_frame(view, word, prompts).logits, view.frame)[0]
         answers: list[_Answer] = []
-        for i, (frame, owned) in enumerate(zip(parts, owned_regions(parts), strict=True)):
-            if progress is not None:
-                progress(i, len(parts))
+        for frame, owned in _in_turn(parts, progress):
             concept = _on_grid(whole[frame.slices], frame, self.decoder.mask_size)
             # Parts overlap, so each looks only where it answers.
             mine = _cells_of(owned, frame, self.decoder.mask_size)
-            if (concept > 0).cpu().numpy()[mine].any():
+            if (concept > -_DOUBT).cpu().numpy()[mine].any():
                 part = View(view.plane, frame)
+                concept += self._in_frame(part, word, prompts).logits[0].float()
                 answers.append((frame, owned, self._instances(concept, part, word, mine)))
-        return answers
+        return self._join(answers, view.plane.shape, "instances", in_tiles=True)
 
     @property
     def _threshold(self) -> float | None:
@@ -314,6 +342,16 @@ class ConceptFinder:
         return [union(parts)] if parts else []
 
 
+def _in_turn(
+    parts: list[Frame], progress: Callable[[int, int], None] | None
+) -> Iterator[tuple[Frame, tuple[slice, slice]]]:
+    """Each part and the region it answers for; before each it is told how many are done."""
+    for i, (frame, owned) in enumerate(zip(parts, owned_regions(parts), strict=True)):
+        if progress is not None:
+            progress(i, len(parts))
+        yield frame, owned
+
+
 def shown_map(signals: Signals) -> NDArray[np.float32]:
     """The similarity map (h, w) of the patches that show the plane, 0..1."""
     shown = signals.valid[0].view(signals.grid)
@@ -355,12 +393,21 @@ def _inside(points: NDArray[np.float64], frame: Frame) -> NDArray[np.bool_]:
 
 def _owned_part(found: _Found, frame: Frame, owned: tuple[slice, slice]) -> ObjectMask:
     """The concept inside the region a frame answers for; the whole frame's can be refined."""
-    rows, cols = (
-        slice(own.start - start, own.stop - start)
-        for own, start in zip(owned, frame.origin, strict=True)
-    )
-    if (rows, cols) == tuple(slice(0, side) for side in frame.shape):
+    if owned == frame.slices:
         return object_masks(found.logits, found.score, frame)[0]
-    full = full_logits(found.logits, frame)[0, rows, cols] > 0
+    full = _within(full_logits(found.logits, frame)[0], frame, owned) > 0
     box, mask = cut_to_box(full.cpu().numpy(), (owned[0].start, owned[1].start))
-    return ObjectMask(box, mask, float(found.score[0].clamp(0, 1)))
+    return ObjectMask(box, mask, _score(found))
+
+
+def _within(values: Tensor, frame: Frame, region: tuple[slice, slice]) -> Tensor:
+    """Of values at the pixels (h, w) of a frame those in a region of the plane."""
+    rows, cols = (
+        slice(part.start - start, part.stop - start)
+        for part, start in zip(region, frame.origin, strict=True)
+    )
+    return values[rows, cols]
+
+
+def _score(found: _Found) -> float:
+    return float(found.score[0].clamp(0, 1))

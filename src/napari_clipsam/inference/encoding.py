@@ -139,6 +139,14 @@ class PlaneEncoder:
             return 0
         return self.sam.config.least_object
 
+    @property
+    def sees_two_scales(self) -> bool:
+        """Whether a word is looked for at two scales.
+
+        Adapters are taught it at several, and the starter encodes a part in less than a second.
+        """
+        return self.adapter is not None and self.sam.config.least_object > 0
+
     def concept_frames(self, shape: tuple[int, int]) -> list[Frame]:
         """Where a word is looked for in a plane; see `frames.concept_frames`."""
         return concept_frames(shape, self.sam.config.input_size, self.squash)

@@ -24,6 +24,7 @@ __all__ = [
     "is_large",
     "object_frame",
     "owned_regions",
+    "quarters",
 ]
 
 # Up to twice the input size a plane is shown whole, as SAM does.
@@ -129,7 +130,16 @@ def closer_frames(frame: Frame, boxes: ArrayLike, least: int) -> list[Frame]:
     side = _closer_side(frame, typical, least)
     if side == max(frame.shape):
         return []
-    parts = tiles(frame.shape, side, int(_CLOSER_OVERLAP * side), frame.input_size)
+    return _parts(frame, side, _CLOSER_OVERLAP)
+
+
+def quarters(frame: Frame) -> list[Frame]:
+    """Parts half as wide as the frame of a whole plane, as few as cover it, row by row."""
+    return _parts(frame, math.ceil(max(frame.shape) / 2), overlap=0.0)
+
+
+def _parts(frame: Frame, side: int, overlap: float) -> list[Frame]:
+    parts = tiles(frame.shape, side, int(overlap * side), frame.input_size)
     return [replace(part, squash=frame.squash) for part in parts]
 
 

@@ -71,7 +71,8 @@ def rank_planes(
 
     prompts = Prompts(text=word)
     for done, (key, plane) in enumerate(planes, start=1):
-        answer = segmenter.answer(PredictRequest(plane, prompts, "concept"))
+        # It tells from the logits, which only looking once leaves.
+        answer = segmenter.answer(PredictRequest(plane, prompts, "concept"), closely=False)
         yield Uncertain(key, uncertainty_of(answer))
         if progress is not None:
             progress(done)

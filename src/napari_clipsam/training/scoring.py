@@ -1,4 +1,4 @@
-"""What an adapter scores on held-out planes: the Segmenter's own answers, as a user gets them."""
+"""What an adapter scores on held-out planes: the answers of a Segmenter that looks once."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from napari_clipsam.errors import OutOfMemory, Stopped
+from napari_clipsam.inference.requests import PredictRequest
 from napari_clipsam.inference.segmenter import Segmenter
 from napari_clipsam.prompts import Prompts
 from napari_clipsam.training.events import Preview
@@ -152,8 +153,8 @@ class Scorer:
         self._segmenter.set_adapter(adapter)
 
     def _concept(self, example: Example, word: str) -> tuple[NDArray[np.bool_], float | None]:
-        self._segmenter.set_plane(example.plane)
-        found = self._segmenter.predict(Prompts(text=word), "concept")
+        request = PredictRequest(example.plane, Prompts(text=word), "concept")
+        found = self._segmenter.answer(request, closely=False)
         return found.mask(), found.presence
 
     def _objects(self, example: Example) -> list[float]:
