@@ -25,6 +25,7 @@ from napari_clipsam.exporting.description import SMALLEST, describe
 from napari_clipsam.exporting.facts import gather
 from napari_clipsam.exporting.network import ConceptNetwork, file_of
 from napari_clipsam.inference.frames import is_large
+from napari_clipsam.inference.requests import PredictRequest
 from napari_clipsam.outputs import check_output, replacing
 from napari_clipsam.prompts import Prompts
 
@@ -165,7 +166,7 @@ def check_package(path: Path) -> None:
 
 
 def _answer(segmenter: Segmenter, word: str, example: Plane) -> NDArray[np.bool_]:
-    """What the Segmenter marks in the example; refuses one that would show nothing."""
+    """What the Segmenter marks in the example at first sight; refuses one that would show none."""
     unknown = segmenter.unknown_words(word)
     if unknown:
         raise WordError(
@@ -177,8 +178,9 @@ def _answer(segmenter: Segmenter, word: str, example: Plane) -> NDArray[np.bool_
             f"The example image has {example.shape[0]} x {example.shape[1]} pixels. Cut out a part "
             f"of {SMALLEST} to {2 * size} pixels a side."
         )
-    segmenter.set_plane(example)
-    found = segmenter.predict(Prompts(text=word), "concept")
+    # The package's network looks once.
+    request = PredictRequest(example, Prompts(text=word), "concept")
+    found = segmenter.answer(request, closely=False)
     if not found.match:
         raise PlaneError(
             f"The example image shows nothing of '{word}'. {found.note} Give an image that does, "

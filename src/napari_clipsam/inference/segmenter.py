@@ -246,8 +246,8 @@ class Segmenter:
             A mask of an earlier answer on this plane; its logits join the prompts as they are, if
             its frame shows all prompts and fits the model, else its pixels do.
         progress : callable, optional
-            Called with parts done and parts in all, where a plane is looked at in tiles or, for
-            small instances, again from closer; what it raises ends the search.
+            Called with parts done and parts in all, where a plane is looked at in tiles or, for a
+            word, again from closer; what it raises ends the search.
 
         Returns
         -------
@@ -283,7 +283,8 @@ class Segmenter:
         """Answer a frozen request; see `predict`.
 
         What looks small is looked at from closer: an object as `answer_objects` says, instances
-        where most do. `closely` False is sooner, and `closer` can follow.
+        where most do. A concept is looked for at two scales. `closely` False is sooner, and
+        `closer` can follow.
         """
         plane, prompts = request.plane, request.prompts
         by_object = prompts.has_object or previous is not None
@@ -377,7 +378,7 @@ class Segmenter:
         request : PredictRequest
         answer : Prediction
         progress : callable, optional
-            Of instances it counts the parts of the plane; see `predict`.
+            For a word it counts the parts of the plane; see `predict`.
 
         Returns
         -------
