@@ -268,6 +268,14 @@ def test_small_instances_are_looked_for_where_two_scales_together_see_the_concep
     assert same_objects(closer.labels(), WHOLE)
 
 
+def test_a_part_has_no_say_in_the_concept_where_one_scale_is_all_there_is() -> None:
+    oracle = Doubtful(WHOLE)
+    oracle.sees_two_scales = False
+    assert look_twice(oracle, "concept")[1] is None
+    _, closer = look_twice(oracle, "instances")
+    assert closer is not None and same_objects(closer.labels(), np.where(WHOLE > 1, WHOLE, 0))
+
+
 @pytest.mark.parametrize("target", ["concept", "instances"])
 def test_a_closer_look_is_for_what_was_found_in_planes_shown_whole(target: str) -> None:
     assert look_twice(FarSighted(np.zeros_like(TWINS)), target)[1] is None

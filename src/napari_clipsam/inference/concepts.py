@@ -21,7 +21,7 @@ from napari_clipsam.inference.requests import ObjectMask, Prediction
 from napari_clipsam.semantics import concept_prompts, cosine_statistics
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -43,7 +43,8 @@ _POINTS, _THRESHOLD = 5, 0.8
 # A part where all logits of the concept are below minus this is not worth a look.
 _DOUBT = 2.0
 
-# A frame, the region of the plane it answers for, and what was found in it.
+# A frame and the region of the plane it answers for; and what was found in it.
+_Part = tuple["Frame", tuple[slice, slice]]
 _Answer = tuple["Frame", tuple[slice, slice], list[ObjectMask]]
 
 
@@ -175,47 +176,38 @@ class ConceptFinder:
             return None
         try:
             with memory_guard(self.encoder.device, self.encoder.dtype):
-                objects = look(view, parts, prompts, found.text or "", progress)
+                objects = look(view, _in_turn(parts, progress), prompts, found.text or "")
         except OutOfMemory:
             self.encoder.clear()
             return None
         return replace(found, objects=tuple(objects)) if objects else None
 
     def _at_two_scales(
-        self,
-        view: View,
-        parts: list[Frame],
-        prompts: Prompts,
-        word: str,
-        progress: Callable[[int, int], None] | None,
+        self, view: View, parts: Iterable[_Part], prompts: Prompts, word: str
     ) -> list[ObjectMask]:
         """A concept by its logits in a view and in parts of it, if there is any."""
         whole = self._in_frame(view, word, prompts)
         logits = full_logits(whole.logits, view.frame)[0]
-        for frame, owned in _in_turn(parts, progress):
+        for frame, owned in parts:
             part = self._in_frame(View(view.plane, frame), word, prompts)
             logits[owned] += _within(full_logits(part.logits, frame)[0], frame, owned)
         box, mask = cut_to_box((logits > 0).cpu().numpy(), view.frame.origin)
         return [ObjectMask(box, mask, _score(whole))] if mask.size else []
 
     def _in_parts(
-        self,
-        view: View,
-        parts: list[Frame],
-        prompts: Prompts,
-        word: str,
-        progress: Callable[[int, int], None] | None,
+        self, view: View, parts: Iterable[_Part], prompts: Prompts, word: str
     ) -> list[ObjectMask]:
         """Instances in parts of a view, inside the concept as the view and the part show it."""
         whole = full_logits(self._in_frame(view, word, prompts).logits, view.frame)[0]
         answers: list[_Answer] = []
-        for frame, owned in _in_turn(parts, progress):
+        for frame, owned in parts:
             concept = _on_grid(whole[frame.slices], frame, self.decoder.mask_size)
             # Parts overlap, so each looks only where it answers.
             mine = _cells_of(owned, frame, self.decoder.mask_size)
             if (concept > -_DOUBT).cpu().numpy()[mine].any():
                 part = View(view.plane, frame)
-                concept += self._in_frame(part, word, prompts).logits[0].float()
+                if self.encoder.sees_two_scales:
+                    concept += self._in_frame(part, word, prompts).logits[0].float()
                 answers.append((frame, owned, self._instances(concept, part, word, mine)))
         return self._join(answers, view.plane.shape, "instances", in_tiles=True)
 
@@ -342,10 +334,8 @@ class ConceptFinder:
         return [union(parts)] if parts else []
 
 
-def _in_turn(
-    parts: list[Frame], progress: Callable[[int, int], None] | None
-) -> Iterator[tuple[Frame, tuple[slice, slice]]]:
-    """Each part and the region it answers for; before each it is told how many are done."""
+def _in_turn(parts: list[Frame], progress: Callable[[int, int], None] | None) -> Iterator[_Part]:
+    """Parts of a plane one by one; before each it is told how many are done."""
     for i, (frame, owned) in enumerate(zip(parts, owned_regions(parts), strict=True)):
         if progress is not None:
             progress(i, len(parts))

@@ -144,6 +144,7 @@ class PlaneEncoder:
         """Whether a word is looked for at two scales.
 
         Adapters are taught it at several, and the starter encodes a part in less than a second.
+        Without an adapter something is marked in every part, as the paper's code does.
         """
         return self.adapter is not None and self.sam.config.least_object > 0
 
