@@ -195,7 +195,7 @@ class BatchMaker:
         widths = torch.tensor([c[3] for c in crops], device=self.device)[:, None, None]
         line = torch.arange(self.size, device=self.device)
         valid = (line[:, None] < heights) & (line[None, :] < widths)
-        shown = _look(pixels, valid, [item.grey for item in items], self.rng, self.generator)
+        shown = change_look(pixels, valid, [item.grey for item in items], self.rng, self.generator)
         planes = [c[1].unflatten(0, (2, -1)) for c in crops]
         return Batch(
             normalise_pixels(shown) * valid[:, None],
@@ -321,14 +321,17 @@ def _visible_ids(labels: Tensor) -> list[np.ndarray]:
     return [np.flatnonzero((row >= _MIN_AREA) & (row <= limit)) for row in table]
 
 
-def _look(
+def change_look(
     pixels: Tensor,
     valid: Tensor,
     grey: Sequence[bool],
     rng: np.random.Generator,
     generator: torch.Generator,
 ) -> Tensor:
-    """Change how (B, 3, S, S) pixels in 0..255 look: tone, stain, light, focus, noise."""
+    """Change how (B, 3, S, S) pixels in 0..255 look: tone, stain, light, focus, noise.
+
+    Grey images stay grey, or become one colour.
+    """
     b, device = len(pixels), pixels.device
 
     def per_crop(values: np.ndarray) -> Tensor:
@@ -356,7 +359,7 @@ def _look(
     blurred = rng.random() < 0.5
     if blurred:
         chosen = sometimes(0.35, np.ones(b), 0.0)
-        x = x + chosen * (_blur(x, rng.uniform(0.4, 1.8)) - x)
+        x = x + chosen * (blur(x, rng.uniform(0.4, 1.8)) - x)
     noise = torch.randn(x.shape, device=device, generator=generator)
     same = per_crop(np.array(grey, float))
     noise = noise + same * (noise[:, :1] - noise)
@@ -381,7 +384,8 @@ def _colour_mixes(grey: Sequence[bool], rng: np.random.Generator) -> np.ndarray:
     return mixes
 
 
-def _blur(x: Tensor, sigma: float) -> Tensor:
+def blur(x: Tensor, sigma: float) -> Tensor:
+    """Blur (N, C, H, W) by a Gaussian."""
     radius = max(1, round(2.5 * sigma))
     line = torch.exp(-(torch.arange(-radius, radius + 1, device=x.device) ** 2) / (2 * sigma**2))
     line = (line / line.sum()).to(x.dtype)

@@ -9,7 +9,7 @@ from napari_clipsam.models.clip import ClipConfig, split_words, templates
 from napari_clipsam.models.sam import SamConfig
 from starter import phrases
 
-__all__ = ["ADAPTER", "SAM", "clip_config"]
+__all__ = ["ADAPTER", "REFINER", "SAM", "clip_config"]
 
 SAM = SamConfig(
     embed_dim=192,
@@ -27,6 +27,8 @@ SAM = SamConfig(
     stem_blocks=(0, 1, 2, 2, 3),
 )
 ADAPTER = AdapterConfig(n_conditioned=2)
+#: Widths of the refiner, which joins the SAM in stage 6.
+REFINER = (16, 32, 64, 96)
 
 _VISION = {"image_size": 512, "patch_size": 16, "width": 192, "layers": 6, "head_width": 64}
 _TEXT_WIDTH = 128

@@ -3,6 +3,7 @@
 ``python -m starter.export networks``: SAM and CLIP, which stage 3 needs.
 ``python -m starter.export decoder``: SAM's decoder of stage 4 into the SAM that is there.
 ``python -m starter.export quality``: the quality head of stage 5 into the SAM that is there.
+``python -m starter.export refiner``: the refiner of stage 6 into the SAM that is there.
 ``python -m starter.export adapter``: the adapter with its threshold and scores.
 
 The presence threshold is chosen on the validation images, where present words are found as often
@@ -37,6 +38,7 @@ __all__ = [
     "export_decoder",
     "export_networks",
     "export_quality",
+    "export_refiner",
     "main",
     "ship",
 ]
@@ -91,6 +93,16 @@ def export_quality(run: Path, share: float = 1.0) -> None:
     trained = averaged(run, "quality")
     head = "mask_decoder.iou_prediction_head."
     _replace(run, {head + k: torch.lerp(before[k], new, share) for k, new in trained.items()})
+
+
+def export_refiner(run: Path) -> None:
+    """Put the refiner of stage 6 into sam.safetensors, in the place of one that is there."""
+    path, refiner = run / "sam.safetensors", averaged(run, "refiner")
+    base = load_sam(path)
+    sam = Sam(replace(base.config, refiner_widths=config.REFINER))
+    kept = {k: v for k, v in base.state_dict().items() if not k.startswith("refiner.")}
+    sam.load_state_dict(kept | {f"refiner.{name}": value for name, value in refiner.items()})
+    save_sam(sam, path)
 
 
 def _replace(run: Path, parts: dict[str, Tensor]) -> None:
@@ -174,7 +186,7 @@ def _words() -> tuple[str, ...]:
 def main(argv: list[str] | None = None) -> None:
     """Export one part of a run."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("part", choices=("networks", "decoder", "quality", "adapter"))
+    parser.add_argument("part", choices=("networks", "decoder", "quality", "refiner", "adapter"))
     parser.add_argument("--data", default="../shared/data")
     parser.add_argument("--out", default="build/starter_run", help="folder of the run")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -192,6 +204,8 @@ def main(argv: list[str] | None = None) -> None:
         export_decoder(run, [Path(folder) for folder in options.decoders or [run]])
     elif options.part == "quality":
         export_quality(run, options.blend)
+    elif options.part == "refiner":
+        export_refiner(run)
     else:
         print(export_adapter(run, options).info)
     if options.ship:

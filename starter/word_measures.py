@@ -8,7 +8,7 @@ from itertools import permutations
 import numpy as np
 
 from napari_clipsam import Plane, Prompts, open_image
-from napari_clipsam.inference.requests import ObjectMask, PredictRequest
+from napari_clipsam.inference.requests import ObjectMask
 from napari_clipsam.training.metrics import iou
 from starter import phrases
 from starter.data import TRAINING_SETS, Sample, load_split
@@ -133,7 +133,7 @@ def _test_samples(
 
 def _presence(lab: Lab, plane: Plane, word: str) -> tuple[float, bool]:
     # Presence is told from the whole plane.
-    answer = lab.segmenter.answer(PredictRequest(plane, Prompts(word)), closely=False)
+    answer = lab.segmenter.first_look(plane, word)
     return answer.presence or 0.0, answer.match
 
 

@@ -71,6 +71,9 @@ class BrightSegmenter:
         self.set_plane(request.plane)
         return self.predict(request.prompts, request.target, previous, progress)
 
+    def first_look(self, plane: Plane, word: str) -> Prediction:
+        return self.answer(PredictRequest(plane, Prompts(text=word), "concept"), closely=False)
+
     def closer(self, request: PredictRequest, found: Prediction, progress: Any = None) -> None:
         """It sees all at once."""
 

@@ -18,6 +18,7 @@ from napari_clipsam.inference.frames import concept_frames
 from napari_clipsam.inference.instances import InstanceSettings
 from napari_clipsam.inference.requests import Prediction
 from napari_clipsam.models.decoder import Decoded
+from napari_clipsam.models.refiner import refiner_input
 from napari_clipsam.planes import Plane, open_image
 from napari_clipsam.prompts import Prompts
 from napari_clipsam.semantics import Signals, make_signals
@@ -36,6 +37,7 @@ class Oracle:
     mask_size = S
     least_object = 0
     sees_two_scales = False
+    refines = False
 
     def __init__(self, truth: np.ndarray, threshold: float | None = None) -> None:
         self.truth = truth
@@ -200,6 +202,46 @@ def test_instances_are_looked_for_in_the_plane_alone() -> None:
     found, oracle = find(truth, "instances")
     assert found.mask().all() and len(found.objects) == 1
     assert oracle.clicks < 10
+
+
+class Redrawn(Oracle):
+    """With a refiner that draws what it is given, and says what it is worth."""
+
+    refines = True
+    worth = 0.7
+    grown = 0
+
+    def refine(self, *seen: Tensor) -> tuple[Tensor, Tensor]:
+        mask = refiner_input(*seen)[:, 3:4]
+        if self.grown:
+            mask = F.max_pool2d(mask, 2 * self.grown + 1, 1, self.grown)
+        return mask[:, 0] - 0.5, torch.full((len(mask),), self.worth)
+
+
+def redrawn(truth: np.ndarray, worth: float, grown: int = 0) -> Prediction:
+    oracle = Redrawn(truth)
+    oracle.worth, oracle.grown = worth, grown
+    finder = ConceptFinder(oracle, oracle, InstanceSettings(max_overlap=0.3), seed=0)
+    return finder.find(plane_of(truth), Prompts(), "nuclei", "instances")
+
+
+@pytest.mark.parametrize("truth", [WHOLE, TILED], ids=["whole", "tiles"])
+def test_instances_are_redrawn_where_there_is_a_refiner(truth: np.ndarray) -> None:
+    found = redrawn(truth, 0.7)
+
+    assert found.scores == pytest.approx([0.7] * truth.max())
+    assert ((found.labels() > 0) == (truth > 0)).mean() > 0.99
+
+
+def test_what_the_refiner_thinks_little_of_is_left_out() -> None:
+    found = redrawn(WHOLE, 0.1)
+    assert not found.objects and "stands out" in found.note
+
+
+def test_instances_that_become_one_are_found_once() -> None:
+    truth = discs((64, 50), (20, 14, 5), (20, 28, 6))
+    assert len(redrawn(truth, 0.7).objects) == 2
+    assert len(redrawn(truth, 0.7, grown=24).objects) == 1
 
 
 # ---------------------------------------------------------------- a closer look

@@ -310,3 +310,63 @@ def test_a_closer_look_at_instances_can_follow_or_be_asked_for_at_once(
     assert not np.array_equal(first.labels(), again.labels())
     concept = segmenter.answer(PredictRequest(make_plane(), Prompts("cells")), closely=False)
     assert segmenter.closer(request, concept) is None
+
+
+@pytest.fixture
+def refining(clip: Clip) -> Segmenter:
+    """One whose SAM brings a refiner."""
+    return Segmenter(
+        LoadedModel("tiny", tiny_sam(refiner_widths=(8, 16)), clip, None), device="cpu"
+    )
+
+
+def test_a_refiner_redraws_what_the_base_decodes(
+    segmenter: Segmenter, refining: Segmenter, make_plane: MakePlane
+) -> None:
+    # All other weights are the same: a refiner draws its random numbers last.
+    plane, box = make_plane(), Prompts(boxes=[(5, 5, 30, 31)])
+    usual, redrawn = (
+        one.answer_objects(plane, [box])[0].objects[0] for one in (segmenter, refining)
+    )
+    np.testing.assert_array_equal(usual.logits, redrawn.logits)
+    assert redrawn.score != usual.score
+    more = Prompts(points=[(8, 9)], boxes=box.boxes)
+    (again,) = refining.answer_objects(plane, [more], [redrawn])
+    assert again.objects[0].logits is not None, "corrections go on from the decoder's own logits"
+
+
+def test_of_a_click_the_masks_are_redrawn_best_first(
+    refining: Segmenter, make_plane: MakePlane
+) -> None:
+    (answer,) = refining.answer_objects(make_plane(), [Prompts(points=[(20, 30)])])
+    scores = [one.score for one in (*answer.objects, *answer.alternatives)]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_what_an_adapter_decodes_is_left_as_it_is(
+    refining: Segmenter, make_plane: MakePlane, clip: Clip
+) -> None:
+    def scores() -> list[float]:
+        found = refining.answer_objects(make_plane(), [Prompts("nuclei", boxes=[(5, 5, 30, 31)])])
+        return found[0].scores
+
+    adapter = build_adapter(AdapterConfig(n_conditioned=1), refining.model.sam, clip, seed=0)
+    refining.set_adapter(adapter.with_info(words=("nuclei",)))
+    by_adapter = scores()
+    refiner = refining.model.sam.refiner
+    refining.model.sam.refiner = None
+    assert scores() == by_adapter
+    refining.model.sam.refiner = refiner
+
+
+def test_redrawing_can_be_stopped(refining: Segmenter, make_plane: MakePlane) -> None:
+    asked: list[int] = []
+    refining.check = lambda: asked.append(1)
+    box = [Prompts(boxes=[(5, 5, 30, 31)])]
+    refining.answer_objects(make_plane(), box)
+    with_refiner = len(asked)
+    refining.model.sam.refiner = None
+    asked.clear()
+    refining.answer_objects(make_plane(), box)
+    # The second answer has its embedding already.
+    assert len(asked) < with_refiner and len(asked) == 1

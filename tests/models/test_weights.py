@@ -363,6 +363,7 @@ def test_an_architecture_keeps_its_name_at_another_input_size(input_size: int) -
         STEM,
         {**STEM, "global_attn_indexes": (), "window_size": 16, "input_size": 512},
         {**STEM, "global_attn_indexes": (2,), "input_size": 128},
+        {"refiner_widths": (8, 16, 24)},
     ],
 )
 def test_a_shape_is_recognised_by_its_tensors(changes: dict[str, Any]) -> None:
@@ -463,7 +464,10 @@ def test_a_header_that_cannot_be_read_is_refused(
 # ---------------------------------------------------------------- saving
 
 
-@pytest.mark.parametrize("changes", [{}, STEM, {**STEM, "global_attn_indexes": ()}])
+REFINED = {**STEM, "refiner_widths": (8, 16)}
+
+
+@pytest.mark.parametrize("changes", [{}, STEM, {**STEM, "global_attn_indexes": ()}, REFINED])
 def test_a_sam_comes_back_with_what_its_tensors_do_not_show(
     changes: dict[str, Any], tmp_path: Path
 ) -> None:

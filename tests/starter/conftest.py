@@ -22,6 +22,7 @@ from starter import (
     stage_clip,
     stage_decoder,
     stage_quality,
+    stage_refiner,
     stage_sam,
     validate,
 )
@@ -63,7 +64,16 @@ def tiny(monkeypatch: pytest.MonkeyPatch, samples: list[Sample]) -> None:
     small = dataclasses.replace(clip, architecture=architecture, input_size=SIZE)
     monkeypatch.setattr(config, "clip_config", lambda: small)
     store = load_store([(1.0, samples)], "cpu")
-    stages = (stage_sam, stage_clip, stage_adapter, stage_decoder, stage_quality, all_stages)
+    monkeypatch.setattr(config, "REFINER", (8, 16))
+    stages = (
+        stage_sam,
+        stage_clip,
+        stage_adapter,
+        stage_decoder,
+        stage_quality,
+        stage_refiner,
+        all_stages,
+    )
     for stage in stages:
         monkeypatch.setattr(stage, "training_store", lambda options: store)
     monkeypatch.setattr(validate, "validation_samples", lambda data: samples[:2])

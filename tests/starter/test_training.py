@@ -14,8 +14,11 @@ from tiny import tiny_clip, tiny_sam
 
 from napari_clipsam.adapters.base import AdapterConfig
 from napari_clipsam.adapters.inject import build_adapter
+from napari_clipsam.inference.segmenter import Segmenter
+from napari_clipsam.models.clip import build_clip
+from napari_clipsam.models.registry import LoadedModel
 from napari_clipsam.models.sam import Sam
-from napari_clipsam.models.weights import load_clip, load_sam, save_sam
+from napari_clipsam.models.weights import load_clip, load_sam, save_clip, save_sam
 from starter import (
     batches,
     config,
@@ -25,10 +28,12 @@ from starter import (
     stage_clip,
     stage_decoder,
     stage_quality,
+    stage_refiner,
     stage_sam,
     validate,
 )
 from starter.batches import BatchMaker, load_store, prefetch
+from starter.close_ups import CloseUps, as_shown, collect, draw
 from starter.data import Sample
 from starter.windows import Windows, place
 
@@ -374,3 +379,71 @@ def test_the_quality_head_learns_what_is_no_object_and_masks_stay(
             for one in (before, after)
         ]
     assert errors[1] < 0.5 * errors[0]
+
+
+def test_the_refiner_learns_from_what_the_frozen_sam_answers(tiny: None, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    save_sam(Sam(config.SAM), tmp_path / "sam.safetensors")
+    save_clip(build_clip(config.clip_config()), tmp_path / "clip.safetensors")
+    before = load_sam(tmp_path / "sam.safetensors")
+    more = ("--base", str(tmp_path), "--views", "2", "--objects", "4", "--workers", "2")
+    more += ("--batch", "16", "--validate-every", "40", "--log-every", "5", "--save-every", "10")
+    assert not stage_refiner.main(arguments(tmp_path, 40, *more, "--stop-after", "0"))
+    assert stage_refiner.main(arguments(tmp_path, 40, *more))
+    reached = curve(tmp_path, "refiner", "iou")
+    assert np.mean(reached[-3:]) > np.mean(reached[:3]) + 0.1
+    assert curve(tmp_path, "refiner", "box")[-1] > 0.15, "of a SAM that marks anything"
+
+    export.export_refiner(tmp_path)
+    export.export_refiner(tmp_path)
+    after = load_sam(tmp_path / "sam.safetensors")
+    assert after.config.refiner_widths == config.REFINER and after.refiner is not None
+    assert after.identity == before.identity, "adapters of the base still fit"
+    old, new = before.state_dict(), after.state_dict()
+    assert all(torch.equal(old[name], new[name]) for name in old)
+
+
+@pytest.fixture(scope="module")
+def close_ups(samples: list[Sample]) -> CloseUps:
+    """Close-ups of a random SAM's answers on two generated images."""
+    sam, clip = tiny_sam(), tiny_clip()
+    segmenter = Segmenter(LoadedModel("tiny", sam, clip, None), None, "cpu")
+    chosen = [s for s in samples if "instance" in s.kinds.values()][:2]
+    return collect(segmenter, chosen, [0.5, 0.5], 2, 5, np.random.default_rng(0))
+
+
+def test_close_ups_show_objects_with_what_was_asked(close_ups: CloseUps) -> None:
+    assert float(close_ups.chance.sum()) == pytest.approx(1.0)
+    boxed = ~close_ups.box[:, 0].isnan()
+    beside = ~(close_ups.truth > 127).flatten(1).any(dim=1)
+    assert boxed.any() and beside.any() and not (boxed & beside).any()
+    assert (boxed == close_ups.click[:, 0].isnan()).all(), "one click or one box"
+    for row in torch.nonzero(boxed).flatten().tolist():
+        y0, x0, y1, x1 = close_ups.box[row].round().int().tolist()
+        truth = close_ups.truth[row] > 127
+        assert truth[max(0, y0 - 4) : y1 + 4, max(0, x0 - 4) : x1 + 4].sum() == truth.sum()
+
+
+def test_the_middle_of_a_close_up_is_what_the_product_shows(close_ups: CloseUps) -> None:
+    seen, truth = as_shown(close_ups, torch.arange(len(close_ups.mask)))
+    for row, click in enumerate(close_ups.click):
+        if not click.isnan().any():
+            y, x = (click - 16).int().tolist()
+            assert seen[row, 4, y, x] > 0.8
+            assert truth[row, y, x] > 0.2 or not (close_ups.truth[row] > 127).any()
+
+
+def test_moved_close_ups_keep_clicks_boxes_and_objects_together(close_ups: CloseUps) -> None:
+    rng, generator = np.random.default_rng(3), torch.Generator().manual_seed(3)
+    rows = torch.arange(len(close_ups.mask)).repeat(6)
+    seen, truth = draw(close_ups, rows, rng, generator)
+    assert seen.isfinite().all() and seen.shape[1:] == (7, 64, 64)
+    there = (truth > 0.5).flatten(1).any(dim=1)
+    framed = seen[:, 6]
+    boxed = (framed.sum(dim=(1, 2)) > 0) & there
+    held = (truth * (framed > 0)).sum(dim=(1, 2))[boxed] / truth.sum(dim=(1, 2))[boxed]
+    assert float(held.median()) > 0.97
+    alone = (seen[:, 3].sum(dim=(1, 2)) == 0) & (seen[:, 4].amax(dim=(1, 2)) > 0.9) & there
+    assert alone.any()
+    under = (truth * seen[:, 4]).sum(dim=(1, 2))[alone] / seen[:, 4].sum(dim=(1, 2))[alone]
+    assert float(under.median()) > 0.7

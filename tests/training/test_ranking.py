@@ -15,7 +15,7 @@ from napari_clipsam.adapters.base import AdapterConfig
 from napari_clipsam.adapters.inject import build_adapter
 from napari_clipsam.errors import PromptError
 from napari_clipsam.geometry import Frame
-from napari_clipsam.inference.requests import ObjectMask, Prediction, PredictRequest
+from napari_clipsam.inference.requests import ObjectMask, Prediction
 from napari_clipsam.inference.segmenter import Segmenter
 from napari_clipsam.models.registry import LoadedModel
 from napari_clipsam.planes import Plane, open_image, read_labels
@@ -99,12 +99,11 @@ class Scripted:
     """Answers with what is written for a plane."""
 
     answers: dict[int, Prediction]
-    asked: list[PredictRequest] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
 
-    def answer(self, request: PredictRequest, closely: bool) -> Prediction:
-        assert not closely, "what two scales say leaves no logits"
-        self.asked.append(request)
-        return self.answers[request.plane.index["Z"]]
+    def first_look(self, plane: Plane, word: str) -> Prediction:
+        self.asked.append(word)
+        return self.answers[plane.index["Z"]]
 
 
 def planes(count: int) -> list[tuple[int, Plane]]:
@@ -121,9 +120,7 @@ def test_planes_are_asked_one_by_one_and_brought_into_order() -> None:
     ordered = most_uncertain([Uncertain(0, uncertainty_of(refused)), *found])
     assert [one.key for one in ordered] == [2, 1, 0]
     assert done == [1, 2, 3]
-    assert {(r.prompts.text, r.target) for r in scripted.asked} == {("mito", "concept")}
-    with pytest.raises(PromptError, match="empty"):
-        list(rank_planes(scripted, iter(planes(3)), " "))  # type: ignore[arg-type]
+    assert scripted.asked == ["mito"] * 3
 
 
 def test_the_answers_are_those_of_a_segmenter() -> None:
@@ -134,6 +131,8 @@ def test_the_answers_are_those_of_a_segmenter() -> None:
     stack = open_image(noise, axes="ZYX")
     found = list(rank_planes(segmenter, ((z, stack.plane(z)) for z in range(4)), "nuclei"))
     assert [one.key for one in found] == [0, 1, 2, 3]
+    with pytest.raises(PromptError, match="empty"):
+        list(rank_planes(segmenter, iter(planes(1)), " "))
     assert all(0 <= one.uncertainty <= 1 for one in found)
     again = list(rank_planes(segmenter, ((z, stack.plane(z)) for z in range(4)), "nuclei"))
     assert again == found

@@ -156,15 +156,12 @@ def _open(options: Export) -> Plane:
 def _sample_of(segmenter: Segmenter, word: str) -> Plane:
     """The first of the sample images in which the word is found."""
     from napari_clipsam._plugin.samples import histology, nuclei
-    from napari_clipsam.inference.requests import PredictRequest
     from napari_clipsam.planes import open_image
-    from napari_clipsam.prompts import Prompts
 
     planes = [open_image(sample()[0][0]).plane() for sample in (nuclei, histology)]
     for plane in planes:
-        request = PredictRequest(plane, Prompts(text=word), "concept")
         # Why a word that is not known cannot be exported, is said elsewhere.
-        if segmenter.unknown_words(word) or segmenter.answer(request, closely=False).match:
+        if segmenter.unknown_words(word) or segmenter.first_look(plane, word).match:
             return plane
     raise PlaneError(
         f"'{word}' is in none of the sample images. Give an image that shows it with --image."

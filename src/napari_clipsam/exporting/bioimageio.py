@@ -25,9 +25,7 @@ from napari_clipsam.exporting.description import SMALLEST, describe
 from napari_clipsam.exporting.facts import gather
 from napari_clipsam.exporting.network import ConceptNetwork, file_of
 from napari_clipsam.inference.frames import is_large
-from napari_clipsam.inference.requests import PredictRequest
 from napari_clipsam.outputs import check_output, replacing
-from napari_clipsam.prompts import Prompts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -179,8 +177,7 @@ def _answer(segmenter: Segmenter, word: str, example: Plane) -> NDArray[np.bool_
             f"of {SMALLEST} to {2 * size} pixels a side."
         )
     # The package's network looks once.
-    request = PredictRequest(example, Prompts(text=word), "concept")
-    found = segmenter.answer(request, closely=False)
+    found = segmenter.first_look(example, word)
     if not found.match:
         raise PlaneError(
             f"The example image shows nothing of '{word}'. {found.note} Give an image that does, "

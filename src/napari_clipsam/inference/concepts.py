@@ -13,11 +13,14 @@ import torch.nn.functional as F
 from napari_clipsam.errors import OutOfMemory
 from napari_clipsam.inference.devices import memory_guard
 from napari_clipsam.inference.encoding import View
+from napari_clipsam.inference.following import innermost
 from napari_clipsam.inference.frames import closer_frames, owned_regions, quarters
 from napari_clipsam.inference.instances import find_instances
 from napari_clipsam.inference.masks import cut_to_box, full_logits, object_masks, small_masks
-from napari_clipsam.inference.overlaps import join_instances, union
+from napari_clipsam.inference.overlaps import distinct, join_instances, union
+from napari_clipsam.inference.refining import redraw
 from napari_clipsam.inference.requests import ObjectMask, Prediction
+from napari_clipsam.prompts import Prompts
 from napari_clipsam.semantics import concept_prompts, cosine_statistics
 
 if TYPE_CHECKING:
@@ -32,7 +35,6 @@ if TYPE_CHECKING:
     from napari_clipsam.inference.instances import InstanceSettings
     from napari_clipsam.inference.requests import Target
     from napari_clipsam.planes import Plane
-    from napari_clipsam.prompts import Prompts
     from napari_clipsam.semantics import Signals
 
 __all__ = ["ConceptFinder", "shown_map"]
@@ -120,6 +122,8 @@ class ConceptFinder:
                 progress(i + 1, len(frames))
         presence = max(presences, default=None)
         objects = self._join(answers, plane.shape, target, in_tiles=len(frames) > 1)
+        if target == "instances":
+            objects = self._redrawn(plane, objects)
         if not objects:
             note = self._why_nothing(word, presence, target)
             return self._no_match(plane, word, target, presence, note, similarity)
@@ -209,7 +213,24 @@ class ConceptFinder:
                 if self.encoder.sees_two_scales:
                     concept += self._in_frame(part, word, prompts).logits[0].float()
                 answers.append((frame, owned, self._instances(concept, part, word, mine)))
-        return self._join(answers, view.plane.shape, "instances", in_tiles=True)
+        joined = self._join(answers, view.plane.shape, "instances", in_tiles=True)
+        return self._redrawn(view.plane, joined)
+
+    def _redrawn(self, plane: Plane, objects: list[ObjectMask]) -> list[ObjectMask]:
+        """Instances as the refiner draws them, if there is one: of those that are one now the best.
+
+        To it they are clicked in their middle, as what it learnt from was.
+        """
+        if not self.decoder.refines:
+            return objects
+        settings = self.settings
+        clicks = [Prompts(points=[innermost(one)]) for one in objects]
+        drawn = [
+            one
+            for one in redraw(self.decoder.refine, plane.rgb, objects, clicks)
+            if one.area and one.score >= settings.min_worth
+        ]
+        return [drawn[i] for i in distinct(drawn, settings.max_overlap)]
 
     @property
     def _threshold(self) -> float | None:

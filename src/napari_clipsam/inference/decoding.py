@@ -8,7 +8,15 @@ import numpy as np
 import torch
 
 from napari_clipsam.inference.devices import require_finite
-from napari_clipsam.models.decoder import Decoded, decode, embed_masks, embed_points
+from napari_clipsam.inference.transfer import to_device
+from napari_clipsam.models.decoder import (
+    Decoded,
+    decode,
+    embed_masks,
+    embed_points,
+    full_precision,
+)
+from napari_clipsam.models.refiner import refiner_input
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -70,6 +78,39 @@ class PromptDecoder:
     def mask_size(self) -> int:
         """Side of mask prompts and low-resolution logits; an adapter's are its base's."""
         return int(self.encoder.sam.prompt_encoder.mask_input_size[0])
+
+    @property
+    def refines(self) -> bool:
+        """Whether there is a refiner, which knows masks of the base's decoder alone."""
+        return self.encoder.sam.refiner is not None and self._adapter_for("object") is None
+
+    def refine(self, *seen: Tensor) -> tuple[Tensor, Tensor]:
+        """Redraw masks of close-ups, where it `refines`.
+
+        Parameters
+        ----------
+        *seen : Tensor
+            What `refiner_input` takes.
+
+        Returns
+        -------
+        logits : Tensor, shape (N, S, S)
+            On the CPU.
+        worth : Tensor, shape (N,)
+
+        Raises
+        ------
+        ClipSamError, Stopped
+            As `run`.
+        """
+        refiner = self.encoder.sam.refiner
+        assert refiner is not None
+        self.encoder.pause()
+        with self.encoder.timed("decode"), full_precision(seen[0]):
+            logits, worth = refiner(
+                refiner_input(*(to_device(part, self.encoder.device) for part in seen))
+            )
+            return require_finite(logits).cpu(), require_finite(worth).cpu()
 
     def _adapter_for(self, target: Target) -> Adapter | None:
         """The adapter whose decoder answers, None where it is the base's."""

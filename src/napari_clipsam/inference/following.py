@@ -88,9 +88,15 @@ def next_prompts(last: ObjectMask, lean: float) -> Prompts:
     """Box and innermost point of a mask; the box has room for outlines that move `lean` pixels."""
     y0, x0, y1, x1 = last.box
     room = min(lean, max(y1 - y0, x1 - x0) / 4)
-    depth = ndimage.distance_transform_edt(np.pad(last.mask, 1))[1:-1, 1:-1]
+    box = (y0 - room, x0 - room, y1 + room, x1 + room)
+    return Prompts(points=[innermost(last)], boxes=[box])
+
+
+def innermost(one: ObjectMask) -> tuple[int, int]:
+    """The pixel (y, x) of a mask, which is not empty, that is farthest from its outline."""
+    depth = ndimage.distance_transform_edt(np.pad(one.mask, 1))[1:-1, 1:-1]
     y, x = np.unravel_index(int(depth.argmax()), depth.shape)
-    return Prompts(points=[(y0 + y, x0 + x)], boxes=[(y0 - room, x0 - room, y1 + room, x1 + room)])
+    return one.box[0] + int(y), one.box[1] + int(x)
 
 
 def touching(found: ObjectMask, last: ObjectMask) -> ObjectMask:

@@ -51,6 +51,7 @@ class InstanceSettings:
     rounds: int = 3
     seed_distance: int = 3
     min_score: float = 0.4
+    min_worth: float = 0.4
     min_inside: float = 0.5
     max_overlap: float = 0.5
     min_area: int = 6

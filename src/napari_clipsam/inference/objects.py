@@ -16,6 +16,7 @@ from napari_clipsam.inference.following import largest_piece
 from napari_clipsam.inference.frames import closer_frame, holds, object_frame
 from napari_clipsam.inference.instances import stability
 from napari_clipsam.inference.masks import mask_prompt, object_masks
+from napari_clipsam.inference.refining import redraw, redraw_click
 from napari_clipsam.prompts import Prompts
 
 if TYPE_CHECKING:
@@ -203,7 +204,25 @@ class ObjectFinder:
             for i, masks in zip(members, decoded, strict=True):
                 order = self._ranks(masks).argsort(descending=True)
                 found[i] = object_masks(masks.logits[0][order], masks.iou[0][order], frame)
-        return [found[i] for i in range(len(wanted))]
+        return self._redrawn(plane, wanted, [found[i] for i in range(len(wanted))])
+
+    def _redrawn(
+        self, plane: Plane, wanted: Sequence[Wanted], found: list[list[ObjectMask]]
+    ) -> list[list[ObjectMask]]:
+        """Masks of the base's decoder as its refiner draws them, best first."""
+        if not self.decoder.refines or not found:
+            return found
+        refine = self.decoder.refine
+        drawn = list(found)
+        clicked = [i for i, masks in enumerate(found) if len(masks) > 1]
+        for i in clicked:
+            drawn[i] = redraw_click(refine, plane.rgb, found[i], wanted[i].prompts)
+        others = [i for i, masks in enumerate(found) if len(masks) == 1]
+        masks = [found[i][0] for i in others]
+        prompts = [wanted[i].prompts for i in others]
+        for i, one in zip(others, redraw(refine, plane.rgb, masks, prompts), strict=True):
+            drawn[i] = [one]
+        return drawn
 
     def _placed(self, plane: Plane, wanted: Wanted, closely: bool) -> tuple[Frame, ObjectPrompt]:
         """Where an object is looked for, and its prompts there."""

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from napari_clipsam.adapters.files import load_adapter
 from napari_clipsam.adapters.inject import Adapter
-from napari_clipsam.errors import AdapterError, PlaneError
+from napari_clipsam.errors import PlaneError
+from napari_clipsam.inference.adapting import chosen_adapter
 from napari_clipsam.inference.ahead import Ahead
 from napari_clipsam.inference.checks import check_prompts, split_boxes
 from napari_clipsam.inference.concepts import ConceptFinder, shown_map
@@ -194,19 +194,9 @@ class Segmenter:
         AdapterError
             The file is damaged, or the adapter belongs to another model; the former one stays.
         """
-        name = "none"
-        if adapter == "default":
-            adapter = self.model.adapter_path
-            name = self.model.name if adapter is not None else "none"
-        elif isinstance(adapter, str | Path):
-            name = Path(adapter).stem
-        elif adapter is not None:
-            name = "in memory"
         with memory_guard(self.device, self._encoder.dtype):
-            if isinstance(adapter, str | Path):
-                adapter = load_adapter(adapter, self.model.sam, self.model.language)
+            adapter, name = chosen_adapter(adapter, self.model)
             if adapter is not None:
-                self._check_identity(adapter)
                 adapter = adapter.to(self.device).eval()
         self._encoder.use_adapter(adapter)
         self.adapter_name = name
@@ -398,6 +388,13 @@ class Segmenter:
         closer = replace(found, seconds=dict(self._encoder.seconds))
         return self._runner.tell(closer, found.note, moved=moved)
 
+    def first_look(self, plane: Plane, word: str) -> Prediction:
+        """Look once for the concept of a word, in the whole plane or its tiles.
+
+        It tells presence, and leaves the logits of a whole plane; `closer` can follow.
+        """
+        return self.answer(PredictRequest(plane, Prompts(text=word), "concept"), closely=False)
+
     @torch.inference_mode()
     def similarity(self, plane: Plane, word: str) -> NDArray[np.float32] | None:
         """Show where a plane is like a word, before any mask is made.
@@ -435,17 +432,6 @@ class Segmenter:
     def flush(self) -> None:
         """Wait until the cache on disk holds what it was given."""
         self._runner.flush()
-
-    def _check_identity(self, adapter: Adapter) -> None:
-        for what, wanted, given in (
-            ("base model", adapter.info.base_identity, self.model.sam.identity),
-            ("CLIP", adapter.info.clip_identity, self.model.language.identity),
-        ):
-            if wanted != given:
-                raise AdapterError(
-                    f"The adapter belongs to another {what}: it was made for {wanted}, this one is "
-                    f"{given}. Choose the {what} it was made for, or train a new adapter."
-                )
 
 
 def _with_text(prompts: Prompts, text: str) -> Prompts:

@@ -21,6 +21,7 @@ from napari_clipsam.errors import ConfigError
 from napari_clipsam.models.attention import Windows, grid_attention
 from napari_clipsam.models.decoder import full_precision
 from napari_clipsam.models.identity import tensor_identity
+from napari_clipsam.models.refiner import MaskRefiner
 from napari_clipsam.models.stem import PyramidStem
 from napari_clipsam.models.stock import (
     ImageEncoderViT,
@@ -76,6 +77,8 @@ class SamConfig:
         Sizes inside the mask decoder and the prompt encoder.
     stem_widths, stem_blocks : tuple of int
         Of the `PyramidStem`; empty for SAM's patch embedding.
+    refiner_widths : tuple of int
+        Of the `MaskRefiner`; empty for none, as SAM has.
     """
 
     embed_dim: int = 768
@@ -92,6 +95,7 @@ class SamConfig:
     mask_in_chans: int = 16
     stem_widths: tuple[int, ...] = ()
     stem_blocks: tuple[int, ...] = ()
+    refiner_widths: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.input_size % self.patch_size:
@@ -188,6 +192,7 @@ class Sam(nn.Module):
         # Small, and drawing normal numbers without storage imports torch's compiler: a second.
         with torch.device("cpu"):
             self.prompt_encoder, self.mask_decoder = build_decoder(config)
+        self.refiner = MaskRefiner(config.refiner_widths) if config.refiner_widths else None
         self._identity: str | None = None
         self.eval()
 

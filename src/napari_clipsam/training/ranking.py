@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from napari_clipsam.prompts import Prompts
-
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -67,12 +65,9 @@ def rank_planes(
     OutOfMemory, Stopped
         As for `Segmenter.answer`.
     """
-    from napari_clipsam.inference.requests import PredictRequest
-
-    prompts = Prompts(text=word)
     for done, (key, plane) in enumerate(planes, start=1):
         # It tells from the logits, which only looking once leaves.
-        answer = segmenter.answer(PredictRequest(plane, prompts, "concept"), closely=False)
+        answer = segmenter.first_look(plane, word)
         yield Uncertain(key, uncertainty_of(answer))
         if progress is not None:
             progress(done)

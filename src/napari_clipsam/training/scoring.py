@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from napari_clipsam.errors import OutOfMemory, Stopped
-from napari_clipsam.inference.requests import PredictRequest
 from napari_clipsam.inference.segmenter import Segmenter
 from napari_clipsam.prompts import Prompts
 from napari_clipsam.training.events import Preview
@@ -153,8 +152,7 @@ class Scorer:
         self._segmenter.set_adapter(adapter)
 
     def _concept(self, example: Example, word: str) -> tuple[NDArray[np.bool_], float | None]:
-        request = PredictRequest(example.plane, Prompts(text=word), "concept")
-        found = self._segmenter.answer(request, closely=False)
+        found = self._segmenter.first_look(example.plane, word)
         return found.mask(), found.presence
 
     def _objects(self, example: Example) -> list[float]:

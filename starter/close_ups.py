@@ -1,0 +1,312 @@
+"""Close-ups for the refiner: what the decoder draws of training objects, and what is there.
+
+The frozen SAM answers clicks and boxes in planes and in parts of them, as the product asks it. Each
+answer is kept with the pixels around it, more than the refiner sees, so that there is room to move.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from napari_clipsam import Prompts, Segmenter, open_image
+from napari_clipsam.inference.close_ups import MARGIN, CloseUp
+from napari_clipsam.inference.refining import focus
+from napari_clipsam.inference.requests import ObjectMask
+from napari_clipsam.models.refiner import CELLS, refiner_input
+from napari_clipsam.training.metrics import innermost_pixel, tight_box
+from starter.batches import blur, change_look
+from starter.data import Sample
+
+__all__ = ["CloseUps", "as_shown", "collect", "draw"]
+
+# Side of what is kept, cells; it is wider than what a refiner sees at the same scale.
+_KEPT = 3 * CELLS // 2
+_LEAST_AREA = 20
+# Planes beyond the first are seen as parts of the second, and parts are as wide as the third.
+_LARGE, _WINDOW, _PART = 700, 512, (96, 288)
+# Around a click that marked nothing, data pixels.
+_NOTHING = 16
+# How many are asked for by a click alone, without any mask.
+_ALONE = 0.3
+# Clicks that correct a mask, at most.
+_CORRECTIONS = 2
+
+
+class CloseUps(NamedTuple):
+    """N close-ups of S x S cells.
+
+    ``rgb`` (N, 3, S, S), ``mask`` and ``truth`` (N, S, S) are uint8, the latter 255 where a cell is
+    covered and ``truth`` 0 for a click on no object; ``click`` (N, 2) and ``box`` (N, 4) are cells,
+    NaN for none; ``grey`` (N,) says whether the plane has no colours, ``chance`` (N,) how often
+    each is drawn.
+    """
+
+    rgb: Tensor
+    mask: Tensor
+    truth: Tensor
+    click: Tensor
+    box: Tensor
+    grey: Tensor
+    chance: Tensor
+
+
+def collect(
+    segmenter: Segmenter,
+    samples: Sequence[Sample],
+    chances: Sequence[float],
+    views: int,
+    objects: int,
+    rng: np.random.Generator,
+) -> CloseUps:
+    """Ask for objects of samples, for each in some views.
+
+    Parameters
+    ----------
+    segmenter : Segmenter
+        Without a refiner.
+    samples : sequence of Sample
+        Those without labelled objects are left out.
+    chances : sequence of float
+        How often each is to be drawn.
+    views : int
+        Of each sample: the whole plane, then parts of it; of large ones more.
+    objects : int
+        Of each view at most; of each there is a click and a box, and for four of them a click
+        beside all objects.
+    rng : numpy Generator
+
+    Returns
+    -------
+    CloseUps
+    """
+    rows: list[tuple[np.ndarray, ...]] = []
+    for sample, chance in zip(samples, chances, strict=True):
+        maps = [sample.concepts[n] for n in sample.concepts if sample.kinds[n] == "instance"]
+        found = [
+            row
+            for number in range(views * _windows(sample.image.shape) if maps else 0)
+            for row in _in_view(segmenter, sample.image, maps, number, objects, rng)
+        ]
+        grey = np.array((np.ptp(sample.image, axis=-1) == 0).all())
+        share = np.array(chance / max(1, len(found)), np.float32)
+        rows += [(*row, grey, share) for row in found]
+    return CloseUps(*(torch.from_numpy(np.stack(column)) for column in zip(*rows, strict=True)))
+
+
+def _in_view(
+    segmenter: Segmenter,
+    image: np.ndarray,
+    maps: list[np.ndarray],
+    number: int,
+    objects: int,
+    rng: np.random.Generator,
+) -> Iterator[tuple[np.ndarray, ...]]:
+    """Close-ups of some objects of one view, all but their last two columns."""
+    rows, cols = _view(image.shape, number, rng)
+    plane = open_image(np.ascontiguousarray(image[rows, cols])).plane()
+    for labels in maps:
+        asked = list(_questions(labels[rows, cols], objects, rng))
+        if not asked:
+            continue
+        answers = segmenter.answer_objects(plane, [p for p, _ in asked], closely=False)
+        for (prompts, truth), answer in zip(asked, answers, strict=True):
+            yield _close_up(plane.rgb, answer.objects[0], prompts, truth)
+
+
+def _windows(shape: tuple[int, ...]) -> int:
+    """How many windows it takes to show as much as a large plane has; 1 for any other."""
+    large = max(shape) > _LARGE
+    return -(-shape[0] * shape[1] // _WINDOW**2) if large else 1
+
+
+def _view(shape: tuple[int, ...], number: int, rng: np.random.Generator) -> tuple[slice, slice]:
+    """Rows and columns of a view."""
+    height, width = shape[:2]
+    side = max(height, width)
+    if side > _LARGE:
+        side = _WINDOW
+    elif number:
+        side = int(rng.integers(*_PART))
+    y, x = (int(rng.integers(max(1, length - side + 1))) for length in (height, width))
+    return slice(y, y + side), slice(x, x + side)
+
+
+def _questions(
+    labels: np.ndarray, objects: int, rng: np.random.Generator
+) -> Iterator[tuple[Prompts, np.ndarray]]:
+    """Prompts and the mask that is meant, which is empty for clicks beside all objects."""
+    areas = np.bincount(labels.ravel())
+    areas[0] = 0
+    ids = np.flatnonzero(areas >= _LEAST_AREA)
+    chosen = rng.choice(ids, min(len(ids), objects), replace=False)
+    for which in chosen:
+        mask = labels == which
+        pixels = np.argwhere(mask)
+        at = innermost_pixel(mask) if rng.random() < 0.5 else pixels[rng.integers(len(pixels))]
+        yield Prompts(points=[tuple(map(float, at))]), mask
+        box = np.array(tight_box(mask), float)
+        if rng.random() < 0.6:
+            box += rng.normal(0, 0.04, 4) * np.tile(box[2:] - box[:2], 2)
+        if (box[2:] - box[:2] > 2).all():
+            yield Prompts(boxes=[tuple(box)]), mask
+    free = np.argwhere(labels == 0)
+    for _ in range(max(1, len(chosen) // 4) if len(chosen) and len(free) else 0):
+        at = free[rng.integers(len(free))]
+        yield Prompts(points=[tuple(map(float, at))]), np.zeros(labels.shape, bool)
+
+
+def _close_up(
+    rgb: np.ndarray, found: ObjectMask, prompts: Prompts, truth: np.ndarray
+) -> tuple[np.ndarray, ...]:
+    click, box = np.full(2, np.nan), np.full(4, np.nan)
+    if found.area or len(prompts.boxes):
+        around = focus(found, prompts)
+    else:
+        around = np.concatenate([prompts.points[0] - _NOTHING, prompts.points[0] + _NOTHING])
+    place = CloseUp.around(around, MARGIN * _KEPT / CELLS)
+    if len(prompts.boxes):
+        box = place.box_cells(around, _KEPT)
+    else:
+        click = place.cells(prompts.points[0], _KEPT)
+    return (
+        place.image(rgb, _KEPT).transpose(2, 0, 1),
+        place.mask(found.mask, found.box[:2], _KEPT),
+        place.mask(truth, (0, 0), _KEPT),
+        click.astype(np.float32),
+        box.astype(np.float32),
+    )
+
+
+def draw(
+    known: CloseUps, chosen: Tensor, rng: np.random.Generator, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """What the refiner sees of some close-ups (N, 7, S, S), and the masks that are there (N, S, S).
+
+    Each is moved, scaled, turned and shown in another look; some masks are made of the true one
+    or, with a box, left out; some have further clicks on what is wrong.
+    """
+    rgb, mask, truth, click, box, grey, _ = (part[chosen] for part in known)
+    mask, truth = mask.float() / 255, truth.float() / 255
+    mask = _other_masks(mask, truth, ~box[:, 0].isnan(), generator)
+    squares = _near_middle(truth, generator)
+    # By a click alone, whatever it was asked by.
+    alone = torch.rand(len(mask), 1, generator=generator) < _ALONE
+    spot = _spots(truth, click, generator)
+    squares = torch.where(alone, _around(spot, truth, generator), squares)
+    mask = torch.where(alone[..., None], 0.0, mask)
+    click, box = torch.where(alone, spot, click), torch.where(alone, torch.nan, box)
+    rgb, mask, truth, (click, box) = _moved(rgb, mask, truth, (click, box), squares)
+    everywhere = torch.ones_like(mask, dtype=torch.bool)
+    rgb = change_look(rgb, everywhere, grey.tolist(), rng, generator)
+    points, labels = _clicks(click, mask, truth, rng)
+    return _turned(refiner_input(rgb, mask, points, labels, box), truth, rng)
+
+
+def as_shown(known: CloseUps, chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """The same as the product shows them: their middle, as it is."""
+    rgb, mask, truth, click, box, *_ = (part[chosen] for part in known)
+    edge = (_KEPT - CELLS) // 2
+    middle = slice(edge, edge + CELLS)
+    labels = torch.where(click[:, :1].isnan(), -1, 1)
+    seen = refiner_input(
+        rgb[:, :, middle, middle].float(),
+        mask[:, middle, middle].float() / 255,
+        click[:, None] - edge,
+        labels,
+        box - edge,
+    )
+    return seen, truth[:, middle, middle].float() / 255
+
+
+def _other_masks(mask: Tensor, truth: Tensor, boxed: Tensor, generator: torch.Generator) -> Tensor:
+    """Masks, a quarter of them the true ones gone wrong, a tenth of those with a box empty."""
+    n = len(mask)
+    bumps = torch.randn(n, 1, 8, 8, generator=generator)
+    bumps = F.interpolate(bumps, mask.shape[1:], mode="bicubic", align_corners=False)[:, 0]
+    level, kind = torch.rand(2, n, 1, 1, generator=generator)
+    bumps = bumps * truth.amax(dim=(1, 2), keepdim=True)
+    wrong = (blur(truth[:, None], 4.0)[:, 0] + bumps / 4 > 0.25 + level / 2).float()
+    mask = torch.where(kind < 0.25, wrong, mask)
+    return torch.where((kind > 0.9) & boxed[:, None, None], 0.0, mask)
+
+
+def _near_middle(truth: Tensor, generator: torch.Generator) -> Tensor:
+    """Squares (y0, x0, side) about as a refiner sees them, (N, 3)."""
+    draws = torch.rand(len(truth), 3, generator=generator)
+    side = CELLS * torch.exp(0.6 * draws[:, :1] - 0.25)
+    return torch.cat([_KEPT / 2 + (0.2 * draws[:, 1:] - 0.6) * side, side], dim=1)
+
+
+def _spots(truth: Tensor, click: Tensor, generator: torch.Generator) -> Tensor:
+    """A place (N, 2) in each object, more often far inside; the click where there is none."""
+    depth = blur(truth[:, None], 4.0)[:, 0] ** 3 * (truth > 0.5)
+    there = depth.flatten(1).any(dim=1, keepdim=True)
+    chances = torch.where(there, depth.flatten(1), 1.0)
+    drawn = torch.multinomial(chances, 1, generator=generator)
+    cells = torch.cat([drawn // _KEPT, drawn % _KEPT], dim=1) + 0.5
+    return torch.where(there | click.isnan(), cells, click)
+
+
+def _around(spot: Tensor, truth: Tensor, generator: torch.Generator) -> Tensor:
+    """Squares (y0, x0, side) around places, half to twice as wide as the objects there, (N, 3)."""
+    inside = truth > 0.5
+    extent = torch.maximum(inside.any(dim=2).sum(dim=1), inside.any(dim=1).sum(dim=1))[:, None]
+    draws = torch.rand(2, len(spot), 1, generator=generator)
+    extent = torch.where(extent > 0, extent, _KEPT * (0.2 + 0.4 * draws[0]))
+    side = (MARGIN * extent * torch.exp(0.85 * draws[1] - 0.6)).clamp(_KEPT / 6, _KEPT)
+    return torch.cat([spot - side / 2, side], dim=1)
+
+
+def _moved(
+    rgb: Tensor,
+    mask: Tensor,
+    truth: Tensor,
+    places: tuple[Tensor, Tensor],
+    squares: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+    """Squares (y0, x0, side) of what is kept, (N, 3), as `CELLS` x `CELLS` cells."""
+    first, side = squares[:, :2], squares[:, 2:]
+    cells = (torch.arange(CELLS) + 0.5) / CELLS
+    y, x = ((first[:, i : i + 1] + cells * side) * 2 / _KEPT - 1 for i in (0, 1))
+    grid = torch.stack(torch.broadcast_tensors(x[:, None, :], y[:, :, None]), dim=-1)
+    maps = torch.cat([rgb.float(), mask[:, None], truth[:, None]], dim=1)
+    maps = F.grid_sample(maps, grid, padding_mode="border", align_corners=False)
+    placed = [(at - first.repeat(1, at.shape[1] // 2)) * (CELLS / side) for at in places]
+    return maps[:, :3], maps[:, 3], maps[:, 4], placed
+
+
+def _clicks(
+    click: Tensor, mask: Tensor, truth: Tensor, rng: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """Points (N, K, 2) and labels: the first click, and for a third of the objects some more."""
+    n = len(click)
+    points = torch.full((n, 1 + _CORRECTIONS, 2), torch.nan)
+    points[:, 0] = click
+    labels = torch.full((n, 1 + _CORRECTIONS), -1)
+    labels[:, 0] = torch.where(click[:, 0].isnan(), -1, 1)
+    for i in np.flatnonzero(rng.random(n) < 0.3):
+        true = truth[i] > 0.5
+        # Most are on what is wrong, the others anywhere.
+        where = (true != (mask[i] > 0.5)) if rng.random() < 0.6 else torch.ones_like(true)
+        cells = where.nonzero()
+        if not true.any() or len(cells) < 4:
+            continue
+        for k in range(1, 2 + int(rng.integers(_CORRECTIONS))):
+            cell = cells[rng.integers(len(cells))]
+            points[i, k] = cell + 0.5
+            labels[i, k] = int(true[cell[0], cell[1]])
+    return points, labels
+
+
+def _turned(seen: Tensor, truth: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """The same, mirrored or turned."""
+    maps = torch.rot90(torch.cat([seen, truth[:, None]], dim=1), int(rng.integers(4)), (2, 3))
+    if rng.random() < 0.5:
+        maps = maps.flip(3)
+    return maps[:, :-1], maps[:, -1]

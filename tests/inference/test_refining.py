@@ -1,0 +1,109 @@
+"""Masks redrawn from close-ups: where they land, and which of several is best."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from napari_clipsam.inference.masks import cut_to_box
+from napari_clipsam.inference.refining import redraw, redraw_click
+from napari_clipsam.inference.requests import ObjectMask
+from napari_clipsam.models.refiner import refiner_input
+from napari_clipsam.prompts import Prompts
+
+RGB = np.zeros((90, 120, 3), np.uint8)
+
+
+class Stub:
+    """Draws what one channel shows; the brighter the close-up, the better it is said to be."""
+
+    def __init__(self, channel: int) -> None:
+        self.channel = channel
+        self.seen: list[Tensor] = []
+
+    def __call__(self, *seen: Tensor) -> tuple[Tensor, Tensor]:
+        x = refiner_input(*seen)
+        self.seen.append(x)
+        return x[:, self.channel] - 0.5, torch.sigmoid(x[:, self.channel].mean(dim=(1, 2)))
+
+
+def disc(y: float, x: float, radius: float) -> NDArray[np.bool_]:
+    rows, cols = np.mgrid[: RGB.shape[0], : RGB.shape[1]]
+    return np.hypot(rows - y, cols - x) <= radius
+
+
+def cut(mask: NDArray[np.bool_], score: float = 0.3) -> ObjectMask:
+    return ObjectMask(*cut_to_box(mask, (0, 0)), score, np.zeros((16, 16), np.float32))
+
+
+def whole(one: ObjectMask) -> NDArray[np.bool_]:
+    mask = np.zeros(RGB.shape[:2], bool)
+    mask[one.slices] = one.mask
+    return mask
+
+
+def iou(one: ObjectMask, mask: NDArray[np.bool_]) -> float:
+    found = whole(one)
+    return float((found & mask).sum() / (found | mask).sum())
+
+
+@pytest.mark.parametrize(
+    ("y", "x", "radius"), [(40, 50, 9), (40, 50, 30), (3, 4, 12), (88, 117, 15), (45, 60, 80)]
+)
+def test_a_mask_comes_back_where_it_was(y: float, x: float, radius: float) -> None:
+    mask = disc(y, x, radius)
+    before = cut(mask)
+    (after,) = redraw(Stub(3), RGB, [before], [Prompts(points=[(y, x)])])
+    assert iou(after, mask) > 0.95
+    assert after.score != before.score and after.logits is before.logits
+
+
+def test_a_box_says_where_to_look_even_if_nothing_was_marked() -> None:
+    nothing = cut(np.zeros(RGB.shape[:2], bool))
+    box = Prompts(boxes=[(20, 30, 44, 60)])
+    (after,) = redraw(Stub(6), RGB, [nothing], [box])
+    assert after.box == (20, 30, 44, 60) and after.mask.all()
+    (left,) = redraw(Stub(6), RGB, [nothing], [Prompts(points=[(5, 5)])])
+    assert left is nothing
+
+
+def test_many_are_redrawn_in_their_order() -> None:
+    places = [(15 + 20 * (i // 5), 12 + 22 * (i % 5)) for i in range(20)]
+    masks = [disc(y, x, 4 + i % 3) for i, (y, x) in enumerate(places)]
+    stub = Stub(3)
+    found = redraw(stub, RGB, [cut(m) for m in masks], [Prompts(points=[p]) for p in places])
+    assert [iou(one, mask) > 0.9 for one, mask in zip(found, masks, strict=True)] == [True] * 20
+    assert max(len(x) for x in stub.seen) <= 16, "memory does not grow with the number of objects"
+
+
+def test_specks_do_not_widen_a_close_up() -> None:
+    mask = disc(40, 40, 10)
+    mask[85, 110] = True
+    stub = Stub(3)
+    redraw(stub, RGB, [cut(mask)], [Prompts(points=[(40, 40)])])
+    assert float(stub.seen[0][0, 3].mean()) > 0.25
+
+
+def test_of_one_click_the_best_mask_wins_and_the_others_differ() -> None:
+    click = Prompts(points=[(45, 60)])
+    masks = [cut(disc(45, 60, r), score) for r, score in ((4, 0.9), (12, 0.8), (12.4, 0.7))]
+    best, *others = redraw_click(Stub(3), RGB, masks, click)
+    # Of the same share of their close-ups, as all discs are.
+    assert best.score == max(one.score for one in (best, *others))
+    radii = sorted(np.sqrt(one.area / np.pi) for one in (best, *others) if one.area)
+    assert len(radii) == 2, "two of the three are one; by the click alone this stub draws nothing"
+    assert radii == pytest.approx([4, 12], rel=0.1)
+
+
+def test_a_click_is_looked_at_alone_as_well() -> None:
+    stub = Stub(4)
+    masks = [cut(disc(45, 60, r)) for r in (8, 12, 20)]
+    redraw_click(stub, RGB, masks, Prompts(points=[(45, 60)]))
+    (seen,) = stub.seen
+    alone = [x for x in seen if not x[3].any()]
+    assert len(alone) == 4
+    for x in alone:
+        assert divmod(int(x[4].argmax()), 64) == pytest.approx((32, 32), abs=3)
