@@ -32,8 +32,6 @@ _LEAST_AREA = 20
 _LARGE, _WINDOW, _PART = 700, 512, (96, 288)
 # Around a click that marked nothing, data pixels.
 _NOTHING = 16
-# How many are asked for by a click alone, without any mask.
-_ALONE = 0.3
 # Clicks that correct a mask, at most.
 _CORRECTIONS = 2
 
@@ -166,12 +164,12 @@ def _close_up(
 ) -> tuple[np.ndarray, ...]:
     click, box = np.full(2, np.nan), np.full(4, np.nan)
     if found.area or len(prompts.boxes):
-        around = focus(found, prompts)
+        around = focus(found, prompts, rgb.shape)
     else:
         around = np.concatenate([prompts.points[0] - _NOTHING, prompts.points[0] + _NOTHING])
     place = CloseUp.around(around, MARGIN * _KEPT / CELLS)
     if len(prompts.boxes):
-        box = place.box_cells(around, _KEPT)
+        box = place.box_cells(prompts.boxes[0], _KEPT)
     else:
         click = place.cells(prompts.points[0], _KEPT)
     return (
@@ -194,14 +192,7 @@ def draw(
     rgb, mask, truth, click, box, grey, _ = (part[chosen] for part in known)
     mask, truth = mask.float() / 255, truth.float() / 255
     mask = _other_masks(mask, truth, ~box[:, 0].isnan(), generator)
-    squares = _near_middle(truth, generator)
-    # By a click alone, whatever it was asked by.
-    alone = torch.rand(len(mask), 1, generator=generator) < _ALONE
-    spot = _spots(truth, click, generator)
-    squares = torch.where(alone, _around(spot, truth, generator), squares)
-    mask = torch.where(alone[..., None], 0.0, mask)
-    click, box = torch.where(alone, spot, click), torch.where(alone, torch.nan, box)
-    rgb, mask, truth, (click, box) = _moved(rgb, mask, truth, (click, box), squares)
+    rgb, mask, truth, (click, box) = _moved(rgb, mask, truth, (click, box), generator)
     everywhere = torch.ones_like(mask, dtype=torch.bool)
     rgb = change_look(rgb, everywhere, grey.tolist(), rng, generator)
     points, labels = _clicks(click, mask, truth, rng)
@@ -236,42 +227,17 @@ def _other_masks(mask: Tensor, truth: Tensor, boxed: Tensor, generator: torch.Ge
     return torch.where((kind > 0.9) & boxed[:, None, None], 0.0, mask)
 
 
-def _near_middle(truth: Tensor, generator: torch.Generator) -> Tensor:
-    """Squares (y0, x0, side) about as a refiner sees them, (N, 3)."""
-    draws = torch.rand(len(truth), 3, generator=generator)
-    side = CELLS * torch.exp(0.6 * draws[:, :1] - 0.25)
-    return torch.cat([_KEPT / 2 + (0.2 * draws[:, 1:] - 0.6) * side, side], dim=1)
-
-
-def _spots(truth: Tensor, click: Tensor, generator: torch.Generator) -> Tensor:
-    """A place (N, 2) in each object, more often far inside; the click where there is none."""
-    depth = blur(truth[:, None], 4.0)[:, 0] ** 3 * (truth > 0.5)
-    there = depth.flatten(1).any(dim=1, keepdim=True)
-    chances = torch.where(there, depth.flatten(1), 1.0)
-    drawn = torch.multinomial(chances, 1, generator=generator)
-    cells = torch.cat([drawn // _KEPT, drawn % _KEPT], dim=1) + 0.5
-    return torch.where(there | click.isnan(), cells, click)
-
-
-def _around(spot: Tensor, truth: Tensor, generator: torch.Generator) -> Tensor:
-    """Squares (y0, x0, side) around places, half to twice as wide as the objects there, (N, 3)."""
-    inside = truth > 0.5
-    extent = torch.maximum(inside.any(dim=2).sum(dim=1), inside.any(dim=1).sum(dim=1))[:, None]
-    draws = torch.rand(2, len(spot), 1, generator=generator)
-    extent = torch.where(extent > 0, extent, _KEPT * (0.2 + 0.4 * draws[0]))
-    side = (MARGIN * extent * torch.exp(0.85 * draws[1] - 0.6)).clamp(_KEPT / 6, _KEPT)
-    return torch.cat([spot - side / 2, side], dim=1)
-
-
 def _moved(
     rgb: Tensor,
     mask: Tensor,
     truth: Tensor,
     places: tuple[Tensor, Tensor],
-    squares: Tensor,
+    generator: torch.Generator,
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
-    """Squares (y0, x0, side) of what is kept, (N, 3), as `CELLS` x `CELLS` cells."""
-    first, side = squares[:, :2], squares[:, 2:]
+    """Squares of `CELLS` cells out of what is kept, a little beside its middle and scaled."""
+    draws = torch.rand(len(mask), 3, generator=generator)
+    side = CELLS * torch.exp(0.6 * draws[:, :1] - 0.25)
+    first = _KEPT / 2 + (0.2 * draws[:, 1:] - 0.6) * side
     cells = (torch.arange(CELLS) + 0.5) / CELLS
     y, x = ((first[:, i : i + 1] + cells * side) * 2 / _KEPT - 1 for i in (0, 1))
     grid = torch.stack(torch.broadcast_tensors(x[:, None, :], y[:, :, None]), dim=-1)

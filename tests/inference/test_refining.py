@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from napari_clipsam.inference.masks import cut_to_box
-from napari_clipsam.inference.refining import redraw, redraw_click
+from napari_clipsam.inference.refining import focus, redraw
 from napari_clipsam.inference.requests import ObjectMask
 from napari_clipsam.models.refiner import refiner_input
 from napari_clipsam.prompts import Prompts
@@ -87,23 +87,14 @@ def test_specks_do_not_widen_a_close_up() -> None:
     assert float(stub.seen[0][0, 3].mean()) > 0.25
 
 
-def test_of_one_click_the_best_mask_wins_and_the_others_differ() -> None:
-    click = Prompts(points=[(45, 60)])
-    masks = [cut(disc(45, 60, r), score) for r, score in ((4, 0.9), (12, 0.8), (12.4, 0.7))]
-    best, *others = redraw_click(Stub(3), RGB, masks, click)
-    # Of the same share of their close-ups, as all discs are.
-    assert best.score == max(one.score for one in (best, *others))
-    radii = sorted(np.sqrt(one.area / np.pi) for one in (best, *others) if one.area)
-    assert len(radii) == 2, "two of the three are one; by the click alone this stub draws nothing"
-    assert radii == pytest.approx([4, 12], rel=0.1)
+def test_a_click_beside_the_mask_is_in_the_close_up() -> None:
+    one = cut(disc(40, 40, 6))
+    far = Prompts(points=[(70, 90), (10, 10)], labels=[1, 0])
+    assert focus(one, far, RGB.shape).tolist() == [34, 34, 71, 91]
 
 
-def test_a_click_is_looked_at_alone_as_well() -> None:
-    stub = Stub(4)
-    masks = [cut(disc(45, 60, r)) for r in (8, 12, 20)]
-    redraw_click(stub, RGB, masks, Prompts(points=[(45, 60)]))
-    (seen,) = stub.seen
-    alone = [x for x in seen if not x[3].any()]
-    assert len(alone) == 4
-    for x in alone:
-        assert divmod(int(x[4].argmax()), 64) == pytest.approx((32, 32), abs=3)
+def test_a_box_far_beyond_the_plane_shows_the_plane() -> None:
+    nothing, stub = cut(np.zeros(RGB.shape[:2], bool)), Stub(6)
+    (after,) = redraw(stub, RGB, [nothing], [Prompts(boxes=[(-1e30, 20, 1e30, 60)])])
+    assert after.box == (0, 20, 90, 60)
+    assert stub.seen[0].isfinite().all()

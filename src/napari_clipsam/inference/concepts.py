@@ -332,12 +332,14 @@ class ConceptFinder:
 
         They are searched in some of the cells (M, M), or in all.
         """
-        frame = view.frame
+        frame, settings = view.frame, self.settings
+        if self.decoder.refines:
+            settings = replace(settings, min_score=settings.min_drawn_score)
         logits, scores = find_instances(
             concept,
             lambda xy: self.decoder.points(self.encoder.object_embedding(view, word), xy),
             frame.input_size,
-            self.settings,
+            settings,
             _shown_cells(frame, concept.shape[-1]),
             searched,
         )

@@ -38,6 +38,9 @@ class InstanceSettings:
         Two seeds are farther apart than this.
     min_score : float
         Least predicted quality times stability.
+    min_drawn_score, min_worth : float
+        Where a refiner redraws objects: the same of those it is given, and the least quality it
+        expects of one.
     min_inside : float
         Least share of an object inside the concept mask.
     max_overlap : float
@@ -51,7 +54,8 @@ class InstanceSettings:
     rounds: int = 3
     seed_distance: int = 3
     min_score: float = 0.4
-    min_worth: float = 0.4
+    min_drawn_score: float = 0.2
+    min_worth: float = 0.5
     min_inside: float = 0.5
     max_overlap: float = 0.5
     min_area: int = 6

@@ -16,7 +16,7 @@ from napari_clipsam.inference.following import largest_piece
 from napari_clipsam.inference.frames import closer_frame, holds, object_frame
 from napari_clipsam.inference.instances import stability
 from napari_clipsam.inference.masks import mask_prompt, object_masks
-from napari_clipsam.inference.refining import redraw, redraw_click
+from napari_clipsam.inference.refining import redraw
 from napari_clipsam.prompts import Prompts
 
 if TYPE_CHECKING:
@@ -134,14 +134,15 @@ class ObjectFinder:
     def frame(self, shape: tuple[int, int], prompts: Prompts, closely: bool = False) -> Frame:
         """Where an object is looked for; with an adapter never below the plane's own scale.
 
-        Closely, and that is only for boxes, it is an enlarged part where they are small.
+        Closely, and that is only for boxes, it is an enlarged part where they are small. A refiner
+        makes up for that.
         """
         size = self.encoder.sam.config.input_size
         if self.encoder.adapter is None or self.encoder.squash:
             frame = object_frame(shape, prompts, size, self.encoder.squash)
         else:
             frame = object_frame(shape, prompts, size, whole=1.0)
-        if not closely or not len(prompts.boxes):
+        if not closely or not len(prompts.boxes) or self.decoder.refines:
             return frame
         box = np.concatenate([prompts.boxes[:, :2].min(axis=0), prompts.boxes[:, 2:].max(axis=0)])
         return closer_frame(frame, shape, prompts, box, self.encoder.least_object) or frame
@@ -163,6 +164,8 @@ class ObjectFinder:
         if not self.encoder.least_object or wanted.previous is not None:
             return None
         if not found.area or frame is None or self.is_closer(frame, plane.shape):
+            return None
+        if len(prompts.boxes) and self.decoder.refines:
             return None
         box = prompts.boxes[0] if len(prompts.boxes) else largest_piece(found).box
         return closer_frame(frame, plane.shape, prompts, box, self.encoder.least_object)
@@ -209,20 +212,16 @@ class ObjectFinder:
     def _redrawn(
         self, plane: Plane, wanted: Sequence[Wanted], found: list[list[ObjectMask]]
     ) -> list[list[ObjectMask]]:
-        """Masks of the base's decoder as its refiner draws them, best first."""
+        """Masks of the base's decoder as its refiner draws them, in the same order.
+
+        What is meant by a click shows in what is around it, which the refiner does not see.
+        """
         if not self.decoder.refines or not found:
             return found
-        refine = self.decoder.refine
-        drawn = list(found)
-        clicked = [i for i, masks in enumerate(found) if len(masks) > 1]
-        for i in clicked:
-            drawn[i] = redraw_click(refine, plane.rgb, found[i], wanted[i].prompts)
-        others = [i for i, masks in enumerate(found) if len(masks) == 1]
-        masks = [found[i][0] for i in others]
-        prompts = [wanted[i].prompts for i in others]
-        for i, one in zip(others, redraw(refine, plane.rgb, masks, prompts), strict=True):
-            drawn[i] = [one]
-        return drawn
+        prompts = [one.prompts for one, masks in zip(wanted, found, strict=True) for _ in masks]
+        every = [mask for masks in found for mask in masks]
+        drawn = iter(redraw(self.decoder.refine, plane.rgb, every, prompts))
+        return [[next(drawn) for _ in masks] for masks in found]
 
     def _placed(self, plane: Plane, wanted: Wanted, closely: bool) -> tuple[Frame, ObjectPrompt]:
         """Where an object is looked for, and its prompts there."""

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from napari_clipsam.inference.close_ups import CloseUp
-from napari_clipsam.inference.following import largest_piece, overlap
+from napari_clipsam.inference.following import largest_piece
 from napari_clipsam.inference.masks import cut_to_box
 from napari_clipsam.models.refiner import CELLS
 
@@ -28,16 +28,12 @@ if TYPE_CHECKING:
     from napari_clipsam.inference.requests import ObjectMask
     from napari_clipsam.prompts import Prompts
 
-__all__ = ["focus", "redraw", "redraw_click"]
+__all__ = ["focus", "redraw"]
 
 # What `refiner_input` takes to logits and worth.
 Refine = Callable[..., tuple["Tensor", "Tensor"]]
 
 _AT_ONCE = 16
-# Of what a click means, beside the mask it gave.
-_SCALES = (0.5, 0.75, 1.1, 1.65)
-# Masks of one click that overlap more, IoU, are one.
-_ALIKE = 0.8
 
 
 def redraw(
@@ -65,85 +61,28 @@ def redraw(
     """
     result = list(masks)
     todo = [i for i, one in enumerate(masks) if one.area or len(prompts[i].boxes)]
-    places = [CloseUp.around(focus(masks[i], prompts[i])) for i in todo]
-    drawn = _drawn(refine, rgb, [masks[i] for i in todo], [prompts[i] for i in todo], places)
-    for i, one in zip(todo, drawn, strict=True):
-        result[i] = one
+    for first in range(0, len(todo), _AT_ONCE):
+        some = todo[first : first + _AT_ONCE]
+        places = [CloseUp.around(focus(masks[i], prompts[i], rgb.shape)) for i in some]
+        seen = _seen(rgb, [masks[i] for i in some], [prompts[i] for i in some], places)
+        logits, worth = refine(*seen)
+        for i, place, drawn, score in zip(some, places, logits, worth.tolist(), strict=True):
+            box, mask = _in_plane(drawn, place, rgb.shape[:2])
+            result[i] = replace(masks[i], box=box, mask=mask, score=score)
     return result
 
 
-def redraw_click(
-    refine: Refine, rgb: NDArray[np.uint8], masks: Sequence[ObjectMask], click: Prompts
-) -> list[ObjectMask]:
-    """Redraw the masks of one click, and draw what lies under it at several scales.
-
-    Where all masks mean more or less than the object, a close-up of the click alone may show it.
-
-    Parameters
-    ----------
-    refine : callable
-        `PromptDecoder.refine`.
-    rgb : ndarray of uint8, shape (H, W, 3)
-    masks : sequence of ObjectMask
-        Best first.
-    click : Prompts
-
-    Returns
-    -------
-    list of ObjectMask
-        The best first, and at most as many others, no two of them alike, as there were.
-    """
-    marked = [one for one in masks if one.area]
-    if not marked:
-        return list(masks)
-    y0, x0, y1, x1 = largest_piece(marked[0]).box
-    (y, x), half = click.points[0], max(y1 - y0, x1 - x0) / 2
-    places = [
-        *(CloseUp.around(focus(one, click)) for one in marked),
-        *(CloseUp.around((y - r, x - r, y + r, x + r)) for r in half * np.array(_SCALES)),
-    ]
-    nothing = replace(marked[0], box=(0, 0, 0, 0), mask=np.zeros((0, 0), dtype=bool))
-    shown = [*marked, *[nothing] * len(_SCALES)]
-    drawn = _drawn(refine, rgb, shown, [click] * len(shown), places)
-    drawn.sort(key=lambda one: (one.area > 0, one.score), reverse=True)
-    kept = drawn[:1]
-    for one in drawn[1:]:
-        if len(kept) < len(masks) and all(overlap(one, other) < _ALIKE for other in kept):
-            kept.append(one)
-    return kept
-
-
-def focus(mask: ObjectMask, prompts: Prompts) -> NDArray[np.float64]:
+def focus(mask: ObjectMask, prompts: Prompts, shape: tuple[int, ...]) -> NDArray[np.float64]:
     """The box (y0, x0, y1, x1) of what is to be redrawn: the prompted one, or of mask and clicks.
 
-    Only the largest piece of the mask counts, which is not empty.
+    Only the largest piece of the mask counts, which is not empty; of a box what is in the plane.
     """
     if len(prompts.boxes):
-        return prompts.boxes[0]
+        return prompts.boxes[0].clip(0, np.tile(shape[:2], 2))
     box = np.array(largest_piece(mask).box, dtype=np.float64)
     clicks = prompts.points[prompts.labels == 1]
     corners = np.concatenate([box.reshape(2, 2), clicks, clicks + 1])
     return np.concatenate([corners.min(axis=0), corners.max(axis=0)])
-
-
-def _drawn(
-    refine: Refine,
-    rgb: NDArray[np.uint8],
-    masks: Sequence[ObjectMask],
-    prompts: Sequence[Prompts],
-    places: Sequence[CloseUp],
-) -> list[ObjectMask]:
-    """What the refiner draws in close-ups, of masks with the prompts they were found with."""
-    found: list[ObjectMask] = []
-    for first in range(0, len(masks), _AT_ONCE):
-        some = slice(first, first + _AT_ONCE)
-        seen = _seen(rgb, masks[some], prompts[some], places[some])
-        logits, worth = refine(*seen)
-        rows = zip(masks[some], places[some], logits, worth.tolist(), strict=True)
-        for before, place, drawn, score in rows:
-            box, mask = _in_plane(drawn, place, rgb.shape[:2])
-            found.append(replace(before, box=box, mask=mask, score=score))
-    return found
 
 
 def _seen(
