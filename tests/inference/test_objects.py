@@ -24,6 +24,7 @@ from napari_clipsam.inference.requests import ObjectMask, PredictRequest
 from napari_clipsam.inference.segmenter import Segmenter
 from napari_clipsam.models.clip import Clip
 from napari_clipsam.models.decoder import Decoded
+from napari_clipsam.models.refiner import MaskRefiner
 from napari_clipsam.models.registry import LoadedModel
 from napari_clipsam.models.sam import SamConfig
 from napari_clipsam.planes import Plane
@@ -375,3 +376,15 @@ def test_redrawing_can_be_stopped(refining: Segmenter, make_plane: MakePlane) ->
     refining.answer_objects(make_plane(), box)
     # The second answer has its embedding already.
     assert len(asked) < with_refiner and len(asked) == 1
+
+
+def test_a_box_that_is_redrawn_needs_no_closer_look(
+    closer: Segmenter, make_plane: MakePlane
+) -> None:
+    plane = make_plane()
+    request = PredictRequest(plane, Prompts(points=[(20, 30)], boxes=[(18, 28, 23, 33)]))
+    assert closer.answer(request).objects[0].frame != whole_plane(plane.shape, 64)
+    closer.model.sam.refiner = MaskRefiner((8, 16)).eval()
+    found = closer.answer(request)
+    assert found.objects[0].frame == whole_plane(plane.shape, 64)
+    assert closer.closer(request, found) is None

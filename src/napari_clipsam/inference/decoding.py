@@ -9,13 +9,7 @@ import torch
 
 from napari_clipsam.inference.devices import require_finite
 from napari_clipsam.inference.transfer import to_device
-from napari_clipsam.models.decoder import (
-    Decoded,
-    decode,
-    embed_masks,
-    embed_points,
-    full_precision,
-)
+from napari_clipsam.models.decoder import Decoded, decode, embed_masks, embed_points
 from napari_clipsam.models.refiner import refiner_input
 
 if TYPE_CHECKING:
@@ -106,7 +100,7 @@ class PromptDecoder:
         refiner = self.encoder.sam.refiner
         assert refiner is not None
         self.encoder.pause()
-        with self.encoder.timed("decode"), full_precision(seen[0]):
+        with self.encoder.timed("decode"):
             logits, worth = refiner(
                 refiner_input(*(to_device(part, self.encoder.device) for part in seen))
             )
