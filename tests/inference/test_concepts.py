@@ -325,6 +325,18 @@ def test_a_closer_look_is_for_what_was_found_in_planes_shown_whole(target: str) 
     assert look_twice(Oracle(TWINS), target)[1] is None, "this model does not gain by it"
 
 
+def test_instances_that_are_redrawn_are_looked_for_again_only_where_they_are_smaller() -> None:
+    class Both(FarSighted, Redrawn):
+        refines = True
+
+    oracle = Both(TWINS)
+    oracle.least_object = 60
+    assert look_twice(oracle)[1] is not None
+    # The twins look 22 pixels wide together: less than 30, more than 0.625 of it.
+    oracle.least_object = 30
+    assert look_twice(oracle)[1] is None
+
+
 def test_large_instances_are_not_looked_for_again() -> None:
     assert look_twice(FarSighted(discs((64, 50), (30, 25, 20))))[1] is None
 

@@ -45,6 +45,10 @@ _POINTS, _THRESHOLD = 5, 0.8
 # A part where all logits of the concept are below minus this is not worth a look.
 _DOUBT = 2.0
 
+# Instances that are redrawn are small below this share of `SamConfig.least_object`: of larger ones
+# a closer look loses as many as it finds.
+_LEAST_REDRAWN = 0.625
+
 # A frame and the region of the plane it answers for; and what was found in it.
 _Part = tuple["Frame", tuple[slice, slice]]
 _Answer = tuple["Frame", tuple[slice, slice], list[ObjectMask]]
@@ -174,7 +178,10 @@ class ConceptFinder:
             look = self._at_two_scales
         else:
             boxes = [one.box for one in found.objects]
-            parts = closer_frames(view.frame, boxes, self.encoder.least_object)
+            least = self.encoder.least_object
+            if self.decoder.refines:
+                least = round(_LEAST_REDRAWN * least)
+            parts = closer_frames(view.frame, boxes, least)
             look = self._in_parts
         if not parts:
             return None
