@@ -182,6 +182,7 @@ def test_a_full_disk_is_said_once_and_ends_nothing(
     cache = TensorCache(1000, torch.float32, shelf, "trunk")
     for key in "abc":
         assert cache.get(key, lambda: torch.ones(1, 3)).sum() == 3
+        shelf.flush()
     (problem,) = shelf.take_problems()
     assert "No space left" in problem and len(calls) == 1
     assert not list(tmp_path.rglob("half"))

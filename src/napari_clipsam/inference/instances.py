@@ -55,7 +55,7 @@ class InstanceSettings:
     seed_distance: int = 3
     min_score: float = 0.4
     min_drawn_score: float = 0.2
-    min_worth: float = 0.5
+    min_worth: float = 0.4
     min_inside: float = 0.5
     max_overlap: float = 0.5
     min_area: int = 6
