@@ -22,7 +22,17 @@ from torch import Tensor
 from napari_clipsam.models.sam import normalise_pixels
 from starter.data import Sample
 
-__all__ = ["Batch", "BatchMaker", "Objects", "Store", "allotted", "load_store", "prefetch"]
+__all__ = [
+    "Batch",
+    "BatchMaker",
+    "Objects",
+    "Store",
+    "allotted",
+    "blur",
+    "change_look",
+    "load_store",
+    "prefetch",
+]
 
 _MIN_AREA = 24
 _MAX_SHARE = 0.6

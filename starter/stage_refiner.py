@@ -89,7 +89,7 @@ def _iou(logits: Tensor, truth: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _scores(refiner: MaskRefiner, shown: CloseUps, device: str) -> dict[str, float]:
-    """IoU of clicks and boxes before and after, and what clicks beside objects are said to be."""
+    """IoU of redrawn clicks and boxes, and what those and clicks beside objects are said to be."""
     reached, worth, meant = [], [], []
     for chosen in torch.arange(len(shown.mask)).split(_VALIDATED):
         seen, truth = as_shown(shown, chosen)
