@@ -1,4 +1,4 @@
-"""The whole recipe with one command: networks, adapter, files, validation scores.
+"""The whole recipe with one command: networks, adapter, refiners, files, validation scores.
 
 ``python -m starter.all --data ../shared/data --out build/starter_run --minutes 25``
 
@@ -21,24 +21,62 @@ from typing import Any
 
 import torch
 
-from starter import export, stage_adapter, stage_clip, stage_sam
-from starter.loop import training_store
+from starter import (
+    config,
+    export,
+    stage_adapter,
+    stage_clip,
+    stage_concept_refiner,
+    stage_decoder,
+    stage_quality,
+    stage_refiner,
+    stage_sam,
+)
+from starter.loop import SHARES_OF_KINDS, training_store
 
 __all__ = ["SETTINGS", "SHARES", "Driver", "main"]
 
 #: Of the minutes: CLIP stops gaining early, SAM gained until its time was over.
-SHARES = {"clip": 0.18, "sam": 0.46, "adapter": 0.28}
-_TRAIN = {"clip": stage_clip.main, "sam": stage_sam.main, "adapter": stage_adapter.main}
+SHARES = {
+    "clip": 0.14,
+    "sam": 0.38,
+    "decoder": 0.1,
+    "quality": 0.02,
+    "adapter": 0.2,
+    "refiner": 0.1,
+    "concept_refiner": 0.06,
+}
+_TRAIN = {
+    "clip": stage_clip.main,
+    "sam": stage_sam.main,
+    "decoder": stage_decoder.main,
+    "quality": stage_quality.main,
+    "adapter": stage_adapter.main,
+    "refiner": stage_refiner.main,
+    "concept_refiner": stage_concept_refiner.main,
+}
+# Trained beside the files that stage 1 and 2 left.
+_ON_FILES = ("decoder", "quality", "adapter", *config.REFINERS)
+# What the quality head is taken of its training, as in the files that ship.
+_QUALITY = 0.5
 SETTINGS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "cuda": {
         "clip": ("--batch", "48"),
         "sam": ("--batch", "48", "--objects", "8", "--window", "32", "--whole-from", "0.7"),
+        "decoder": ("--batch", "32", "--objects", "8", "--crops", "2000"),
+        "quality": ("--batch", "128", "--crops", "700"),
         "adapter": ("--batch", "32", "--objects", "4", "--window", "32", "--whole-from", "0.6"),
+        "refiner": ("--batch", "256", "--views", "4"),
+        "concept_refiner": ("--batch", "128", "--views", "4"),
     },
     "cpu": {
         "clip": ("--batch", "6"),
         "sam": ("--batch", "4", "--objects", "8", "--window", "32", "--whole-from", "0.9"),
+        "decoder": ("--batch", "4", "--objects", "8", "--crops", "450"),
+        "quality": ("--batch", "128", "--crops", "500"),
         "adapter": ("--batch", "4", "--objects", "3", "--window", "32", "--crops", "160"),
+        "refiner": ("--batch", "64"),
+        "concept_refiner": ("--batch", "32"),
     },
 }
 #: Shares of the adapter's training that compete on the validation images.
@@ -78,9 +116,17 @@ class Driver:
         steps: dict[str, Callable[[], bool]] = {
             "clip": lambda: self.train("clip"),
             "sam": lambda: self.train("sam"),
-            "networks": self.export_networks,
+            "networks": lambda: self.put(export.export_networks),
+            "decoder": lambda: self.train("decoder"),
+            "better decoder": lambda: self.put(export.export_decoder, [self.out]),
+            "quality": lambda: self.train("quality"),
+            "better quality": lambda: self.put(export.export_quality, _QUALITY),
             "adapter": lambda: self.train("adapter"),
             "files": self.export_adapter,
+            "refiner": lambda: self.train("refiner"),
+            "with refiner": lambda: self.put(export.export_refiner, "refiner"),
+            "concept_refiner": lambda: self.train("concept_refiner"),
+            "with both": lambda: self.put(export.export_refiner, "concept_refiner"),
         }
         done: dict[str, float] = self._record()
         for name, work in steps.items():
@@ -98,25 +144,28 @@ class Driver:
     def train(self, stage: str) -> bool:
         """Train one stage; whether its share of the minutes is used up."""
         options = self.options
-        # Generating takes a while and belongs to the call, not to the stage.
-        training_store(options)
         words = ["--data", options.data, "--out", options.out, "--device", options.device]
         words += [*SETTINGS["cuda" if options.device.startswith("cuda") else "cpu"][stage]]
-        words += ["--steps", str(options.steps), "--generated", str(options.generated)]
+        words += ["--steps", str(options.steps)]
+        if stage not in config.REFINERS:
+            # Generating takes a while and belongs to the call, not to the stage. Refiners have a
+            # few images of their own, and look at them before their time begins.
+            training_store(options)
+            words += ["--generated", str(options.generated)]
         words += ["--minutes", str(options.minutes * SHARES[stage])]
         words += ["--workers", str(options.workers), "--seed", str(options.seed)]
         words += ["--validate-every", "0"]
         if options.batch is not None:
             words += ["--batch", str(options.batch)]
-        if stage == "adapter":
+        if stage in _ON_FILES:
             words += ["--base", options.out]
         if self.left is not None:
             words += ["--stop-after", str(self.left)]
         return _TRAIN[stage](words)
 
-    def export_networks(self) -> bool:
-        """Write what stage 3 needs."""
-        export.export_networks(self.out)
+    def put(self, write: Callable[..., None], *more: object) -> bool:
+        """Write a part into the files of the run."""
+        write(self.out, *more)
         return True
 
     def export_adapter(self) -> bool:
@@ -165,6 +214,8 @@ def main(argv: list[str] | None = None) -> bool:
     parser.add_argument("--workers", type=int, default=None, help="processes that generate them")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--ship", action="store_true", help="copy the files into the package")
+    # Of the stages that see all kinds of images.
+    parser.set_defaults(shares=SHARES_OF_KINDS)
     options = parser.parse_args(argv)
     options.workers = options.workers or os.cpu_count() or 1
     driver = Driver(options, time.perf_counter())

@@ -15,13 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from napari_clipsam import Prompts, Segmenter, open_image
-from napari_clipsam.inference.close_ups import MARGIN, CloseUp
+from napari_clipsam.inference.close_ups import CHOICE_MARGIN, MARGIN, CloseUp
 from napari_clipsam.inference.refining import focus
 from napari_clipsam.inference.requests import ObjectMask
 from napari_clipsam.models.refiner import CELLS, refiner_input
 from napari_clipsam.training.metrics import innermost_pixel, tight_box
 from starter.batches import blur, change_look
 from starter.data import Sample
+from starter.refiners import share_of_each
 
 __all__ = ["CloseUps", "as_shown", "collect", "draw"]
 
@@ -39,25 +40,25 @@ _CORRECTIONS = 2
 class CloseUps(NamedTuple):
     """N close-ups of S x S cells.
 
-    ``rgb`` (N, 3, S, S), ``mask`` and ``truth`` (N, S, S) are uint8, the latter 255 where a cell is
-    covered and ``truth`` 0 for a click on no object; ``click`` (N, 2) and ``box`` (N, 4) are cells,
-    NaN for none; ``grey`` (N,) says whether the plane has no colours, ``chance`` (N,) how often
-    each is drawn.
+    ``rgb`` and ``masks`` (N, 3, S, S) and ``truth`` (N, S, S) are uint8, the latter two 255 where a
+    cell is covered, ``truth`` 0 for a click on no object; ``masks`` are the three of a click, best
+    first, and thrice the one of a box. ``click`` (N, 2) and ``box`` (N, 4) are cells, NaN for none;
+    ``grey`` (N,) says whether the plane has no colours, ``share`` (N,) how often each is drawn.
     """
 
     rgb: Tensor
-    mask: Tensor
+    masks: Tensor
     truth: Tensor
     click: Tensor
     box: Tensor
     grey: Tensor
-    chance: Tensor
+    share: Tensor
 
 
 def collect(
     segmenter: Segmenter,
     samples: Sequence[Sample],
-    chances: Sequence[float],
+    shares: Sequence[float],
     views: int,
     objects: int,
     rng: np.random.Generator,
@@ -70,7 +71,7 @@ def collect(
         Without a refiner.
     samples : sequence of Sample
         Those without labelled objects are left out.
-    chances : sequence of float
+    shares : sequence of float
         How often each is to be drawn.
     views : int
         Of each sample: the whole plane, then parts of it; of large ones more.
@@ -84,16 +85,16 @@ def collect(
     CloseUps
     """
     rows: list[tuple[np.ndarray, ...]] = []
-    for sample, chance in zip(samples, chances, strict=True):
+    for sample, share in zip(samples, shares, strict=True):
         maps = [sample.concepts[n] for n in sample.concepts if sample.kinds[n] == "instance"]
         found = [
             row
-            for number in range(views * _windows(sample.image.shape) if maps else 0)
+            for number in range(views * windows_of(sample.image.shape) if maps else 0)
             for row in _in_view(segmenter, sample.image, maps, number, objects, rng)
         ]
         grey = np.array((np.ptp(sample.image, axis=-1) == 0).all())
-        share = np.array(chance / max(1, len(found)), np.float32)
-        rows += [(*row, grey, share) for row in found]
+        each = share_of_each(share, found)
+        rows += [(*row, grey, each) for row in found]
     return CloseUps(*(torch.from_numpy(np.stack(column)) for column in zip(*rows, strict=True)))
 
 
@@ -106,7 +107,7 @@ def _in_view(
     rng: np.random.Generator,
 ) -> Iterator[tuple[np.ndarray, ...]]:
     """Close-ups of some objects of one view, all but their last two columns."""
-    rows, cols = _view(image.shape, number, rng)
+    rows, cols = view(image.shape, number, rng)
     plane = open_image(np.ascontiguousarray(image[rows, cols])).plane()
     for labels in maps:
         asked = list(_questions(labels[rows, cols], objects, rng))
@@ -114,16 +115,17 @@ def _in_view(
             continue
         answers = segmenter.answer_objects(plane, [p for p, _ in asked], closely=False)
         for (prompts, truth), answer in zip(asked, answers, strict=True):
-            yield _close_up(plane.rgb, answer.objects[0], prompts, truth)
+            found = [*answer.objects, *answer.alternatives]
+            yield _close_up(plane.rgb, found * (3 // len(found)), prompts, truth)
 
 
-def _windows(shape: tuple[int, ...]) -> int:
+def windows_of(shape: tuple[int, ...]) -> int:
     """How many windows it takes to show as much as a large plane has; 1 for any other."""
     large = max(shape) > _LARGE
     return -(-shape[0] * shape[1] // _WINDOW**2) if large else 1
 
 
-def _view(shape: tuple[int, ...], number: int, rng: np.random.Generator) -> tuple[slice, slice]:
+def view(shape: tuple[int, ...], number: int, rng: np.random.Generator) -> tuple[slice, slice]:
     """Rows and columns of a view."""
     height, width = shape[:2]
     side = max(height, width)
@@ -160,11 +162,11 @@ def _questions(
 
 
 def _close_up(
-    rgb: np.ndarray, found: ObjectMask, prompts: Prompts, truth: np.ndarray
+    rgb: np.ndarray, found: list[ObjectMask], prompts: Prompts, truth: np.ndarray
 ) -> tuple[np.ndarray, ...]:
     click, box = np.full(2, np.nan), np.full(4, np.nan)
-    if found.area or len(prompts.boxes):
-        around = focus(found, prompts, rgb.shape)
+    if found[0].area or len(prompts.boxes):
+        around = focus(found[0], prompts, rgb.shape)
     else:
         around = np.concatenate([prompts.points[0] - _NOTHING, prompts.points[0] + _NOTHING])
     place = CloseUp.around(around, MARGIN * _KEPT / CELLS)
@@ -174,7 +176,7 @@ def _close_up(
         click = place.cells(prompts.points[0], _KEPT)
     return (
         place.image(rgb, _KEPT).transpose(2, 0, 1),
-        place.mask(found.mask, found.box[:2], _KEPT),
+        np.stack([place.mask(one.mask, one.box[:2], _KEPT) for one in found]),
         place.mask(truth, (0, 0), _KEPT),
         click.astype(np.float32),
         box.astype(np.float32),
@@ -184,35 +186,42 @@ def _close_up(
 def draw(
     known: CloseUps, chosen: Tensor, rng: np.random.Generator, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """What the refiner sees of some close-ups (N, 7, S, S), and the masks that are there (N, S, S).
+    """What the refiner sees of some close-ups (N, 9, S, S), and the masks that are there (N, S, S).
 
-    Each is moved, scaled, turned and shown in another look; some masks are made of the true one
-    or, with a box, left out; some have further clicks on what is wrong.
+    Each is moved, scaled, turned and shown in another look. Every second click shows its three
+    masks, from farther away; all others show one, some of which are made of the true one or, with a
+    box, left out, and some have further clicks on what is wrong.
     """
-    rgb, mask, truth, click, box, grey, _ = (part[chosen] for part in known)
-    mask, truth = mask.float() / 255, truth.float() / 255
-    mask = _other_masks(mask, truth, ~box[:, 0].isnan(), generator)
-    rgb, mask, truth, (click, box) = _moved(rgb, mask, truth, (click, box), generator)
-    everywhere = torch.ones_like(mask, dtype=torch.bool)
-    rgb = change_look(rgb, everywhere, grey.tolist(), rng, generator)
-    points, labels = _clicks(click, mask, truth, rng)
-    return _turned(refiner_input(rgb, mask, points, labels, box), truth, rng)
+    rgb, masks, truth, click, box, grey, _ = (part[chosen] for part in known)
+    masks, truth = masks.float() / 255, truth.float() / 255
+    boxed = ~box[:, 0].isnan()
+    open_ = ~boxed & (torch.rand(len(masks), generator=generator) < 0.5)
+    one = _other_masks(masks[:, 0], truth, boxed, generator)
+    masks = torch.where(open_[:, None, None, None], masks, one[:, None])
+    scale = torch.where(open_, CHOICE_MARGIN / MARGIN, 1.0)
+    maps, (click, box) = _moved(_stacked(rgb, masks, truth), (click, box), scale, generator)
+    everywhere = torch.ones_like(truth[:, :CELLS, :CELLS], dtype=torch.bool)
+    rgb = change_look(maps[:, :3], everywhere, grey.tolist(), rng, generator)
+    points, labels = _clicks(click, maps[:, 3], maps[:, 6], open_, rng)
+    seen = refiner_input(rgb, maps[:, 3:6], points, labels, box)
+    return turned(seen, maps[:, 6], rng)
 
 
-def as_shown(known: CloseUps, chosen: Tensor) -> tuple[Tensor, Tensor]:
-    """The same as the product shows them: their middle, as it is."""
-    rgb, mask, truth, click, box, *_ = (part[chosen] for part in known)
-    edge = (_KEPT - CELLS) // 2
-    middle = slice(edge, edge + CELLS)
+def as_shown(known: CloseUps, chosen: Tensor, choice: bool = False) -> tuple[Tensor, Tensor]:
+    """The same as the product shows them: their middle, as it is, with the best mask or all."""
+    rgb, masks, truth, click, box, *_ = (part[chosen] for part in known)
+    masks, truth = masks.float() / 255, truth.float() / 255
+    if not choice:
+        masks = masks[:, :1].expand(-1, 3, -1, -1)
+    side = torch.full((len(masks), 1), CELLS * (CHOICE_MARGIN / MARGIN if choice else 1.0))
+    first = ((_KEPT - side) / 2).expand(-1, 2)
+    maps, (click, box) = _cut(_stacked(rgb, masks, truth), (click, box), first, side)
     labels = torch.where(click[:, :1].isnan(), -1, 1)
-    seen = refiner_input(
-        rgb[:, :, middle, middle].float(),
-        mask[:, middle, middle].float() / 255,
-        click[:, None] - edge,
-        labels,
-        box - edge,
-    )
-    return seen, truth[:, middle, middle].float() / 255
+    return refiner_input(maps[:, :3], maps[:, 3:6], click[:, None], labels, box), maps[:, 6]
+
+
+def _stacked(rgb: Tensor, masks: Tensor, truth: Tensor) -> Tensor:
+    return torch.cat([rgb.float(), masks, truth[:, None]], dim=1)
 
 
 def _other_masks(mask: Tensor, truth: Tensor, boxed: Tensor, generator: torch.Generator) -> Tensor:
@@ -228,35 +237,39 @@ def _other_masks(mask: Tensor, truth: Tensor, boxed: Tensor, generator: torch.Ge
 
 
 def _moved(
-    rgb: Tensor,
-    mask: Tensor,
-    truth: Tensor,
-    places: tuple[Tensor, Tensor],
-    generator: torch.Generator,
-) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
-    """Squares of `CELLS` cells out of what is kept, a little beside its middle and scaled."""
-    draws = torch.rand(len(mask), 3, generator=generator)
-    side = CELLS * torch.exp(0.6 * draws[:, :1] - 0.25)
+    maps: Tensor, places: tuple[Tensor, Tensor], scale: Tensor, generator: torch.Generator
+) -> tuple[Tensor, list[Tensor]]:
+    """Squares out of what is kept, a little beside its middle, about `scale` times `CELLS` wide."""
+    draws = torch.rand(len(maps), 3, generator=generator)
+    side = CELLS * scale[:, None] * torch.exp(0.6 * draws[:, :1] - 0.25)
     first = _KEPT / 2 + (0.2 * draws[:, 1:] - 0.6) * side
+    return _cut(maps, places, first, side)
+
+
+def _cut(
+    maps: Tensor, places: tuple[Tensor, Tensor], first: Tensor, side: Tensor
+) -> tuple[Tensor, list[Tensor]]:
+    """Squares of `CELLS` cells out of maps (N, C, S, S), and positions (y, x, ...) in them.
+
+    `first` (N, 2) and `side` (N, 1) are cells of the maps.
+    """
     cells = (torch.arange(CELLS) + 0.5) / CELLS
     y, x = ((first[:, i : i + 1] + cells * side) * 2 / _KEPT - 1 for i in (0, 1))
     grid = torch.stack(torch.broadcast_tensors(x[:, None, :], y[:, :, None]), dim=-1)
-    maps = torch.cat([rgb.float(), mask[:, None], truth[:, None]], dim=1)
-    maps = F.grid_sample(maps, grid, padding_mode="border", align_corners=False)
     placed = [(at - first.repeat(1, at.shape[1] // 2)) * (CELLS / side) for at in places]
-    return maps[:, :3], maps[:, 3], maps[:, 4], placed
+    return F.grid_sample(maps, grid, padding_mode="border", align_corners=False), placed
 
 
 def _clicks(
-    click: Tensor, mask: Tensor, truth: Tensor, rng: np.random.Generator
+    click: Tensor, mask: Tensor, truth: Tensor, alone: Tensor, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Points (N, K, 2) and labels: the first click, and for a third of the objects some more."""
+    """Points (N, K, 2) and labels: the first click, and for some of those not alone some more."""
     n = len(click)
     points = torch.full((n, 1 + _CORRECTIONS, 2), torch.nan)
     points[:, 0] = click
     labels = torch.full((n, 1 + _CORRECTIONS), -1)
     labels[:, 0] = torch.where(click[:, 0].isnan(), -1, 1)
-    for i in np.flatnonzero(rng.random(n) < 0.3):
+    for i in np.flatnonzero((rng.random(n) < 0.3) & ~alone.numpy()):
         true = truth[i] > 0.5
         # Most are on what is wrong, the others anywhere.
         where = (true != (mask[i] > 0.5)) if rng.random() < 0.6 else torch.ones_like(true)
@@ -270,7 +283,7 @@ def _clicks(
     return points, labels
 
 
-def _turned(seen: Tensor, truth: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+def turned(seen: Tensor, truth: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     """The same, mirrored or turned."""
     maps = torch.rot90(torch.cat([seen, truth[:, None]], dim=1), int(rng.integers(4)), (2, 3))
     if rng.random() < 0.5:

@@ -9,7 +9,7 @@ from napari_clipsam.models.clip import ClipConfig, split_words, templates
 from napari_clipsam.models.sam import SamConfig
 from starter import phrases
 
-__all__ = ["ADAPTER", "REFINER", "SAM", "clip_config"]
+__all__ = ["ADAPTER", "REFINERS", "SAM", "clip_config"]
 
 SAM = SamConfig(
     embed_dim=192,
@@ -27,8 +27,8 @@ SAM = SamConfig(
     stem_blocks=(0, 1, 2, 2, 3),
 )
 ADAPTER = AdapterConfig(n_conditioned=2)
-#: Widths of the refiner, which joins the SAM in stage 6.
-REFINER = (16, 32, 64, 96)
+#: Widths of what joins the SAM in stages 6 and 7.
+REFINERS = {"refiner": (16, 32, 64, 96), "concept_refiner": (16, 24, 32, 48)}
 
 _VISION = {"image_size": 512, "patch_size": 16, "width": 192, "layers": 6, "head_width": 64}
 _TEXT_WIDTH = 128

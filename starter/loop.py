@@ -1,4 +1,4 @@
-"""What the three training stages share: schedule, averaged weights, checkpoints, curves."""
+"""What the training stages share: schedule, averaged weights, checkpoints, curves."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from starter.data import TRAINING_SETS, load_split
 from starter.synthetic import generate_many
 
 __all__ = [
+    "SHARES_OF_KINDS",
     "Average",
     "Run",
     "arguments",
@@ -29,9 +30,9 @@ __all__ = [
     "training_store",
 ]
 
-# How often nuclei, phase contrast, blood smears (few, so they weigh more) and generated images are
-# drawn.
-_SHARES = (0.42, 0.13, 0.1, 0.35)
+#: How often nuclei, phase contrast, blood smears (few, so they weigh more) and generated images are
+#: drawn.
+SHARES_OF_KINDS = (0.42, 0.13, 0.1, 0.35)
 
 
 def arguments(description: str, steps: int) -> argparse.ArgumentParser:
@@ -45,7 +46,9 @@ def arguments(description: str, steps: int) -> argparse.ArgumentParser:
     parser.add_argument("--stop-after", type=float, default=None, help="minutes; resume later")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--generated", type=int, default=6000, help="number of generated images")
-    parser.add_argument("--shares", type=float, nargs=4, default=_SHARES, help="of each kind")
+    parser.add_argument(
+        "--shares", type=float, nargs=4, default=SHARES_OF_KINDS, help="of each kind"
+    )
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="that generate them")
     parser.add_argument("--save-every", type=int, default=200, help="steps")
     parser.add_argument("--validate-every", type=int, default=1000, help="steps; 0: at the end")

@@ -38,6 +38,7 @@ class Oracle:
     least_object = 0
     sees_two_scales = False
     refines = False
+    refines_concepts = False
 
     def __init__(self, truth: np.ndarray, threshold: float | None = None) -> None:
         self.truth = truth
@@ -110,7 +111,9 @@ class Oracle:
         x, y = (xy + 0.5).long().unbind(1)
         ids = embedding[0, 0, y, x]
         same = embedding[0] == ids[:, None, None]
-        return torch.where(same & (ids > 0)[:, None, None], 6.0, -6.0), torch.full((len(xy),), 0.9)
+        logits = torch.where(same & (ids > 0)[:, None, None], 6.0, -6.0)
+        count = 3 if self.refines else 1
+        return logits[:, None].expand(-1, count, -1, -1), torch.full((len(xy),), 0.9)
 
 
 def find(
@@ -242,6 +245,38 @@ def test_instances_that_become_one_are_found_once() -> None:
     truth = discs((64, 50), (20, 14, 5), (20, 28, 6))
     assert len(redrawn(truth, 0.7).objects) == 2
     assert len(redrawn(truth, 0.7, grown=24).objects) == 1
+
+
+class Drawn(Oracle):
+    """With a refiner of concepts that draws what is bright."""
+
+    refines_concepts = True
+
+    def refine_concept(self, rgb: Tensor, chance: Tensor, similarity: Tensor) -> Tensor:
+        assert chance.shape == similarity.shape == rgb[:, 0].shape
+        self.chances = chance
+        return rgb[:, 0] - 128
+
+
+@pytest.mark.parametrize("truth", [WHOLE, TILED], ids=["whole", "tiles"])
+def test_a_concept_is_redrawn_where_there_is_a_refiner(truth: np.ndarray) -> None:
+    shown = np.where(np.roll(truth, 3, axis=0) > 0, 255, 0).astype(np.uint8)
+    oracle = Drawn(truth)
+    finder = ConceptFinder(oracle, oracle, InstanceSettings(), seed=0)
+    plane = open_image(shown).plane()
+    found = finder.find(plane, Prompts(), "nuclei", "concept")
+    np.testing.assert_array_equal(found.mask(), shown > 0)
+    if truth is WHOLE:
+        logits = found.objects[0].logits
+        np.testing.assert_array_equal(logits[:64, :50] > 0, truth > 0)
+        assert oracle.chances[0, :64, :50].gt(0.5).numpy().sum() == (truth > 0).sum()
+
+
+def test_a_word_that_is_not_there_is_not_drawn() -> None:
+    oracle = Drawn(WHOLE, threshold=0.9)
+    finder = ConceptFinder(oracle, oracle, InstanceSettings(), seed=0)
+    plane = open_image(np.full(WHOLE.shape, 255, np.uint8)).plane()
+    assert not finder.find(plane, Prompts(), "nuclei", "concept").match
 
 
 # ---------------------------------------------------------------- a closer look

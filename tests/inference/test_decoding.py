@@ -13,6 +13,7 @@ from napari_clipsam.geometry import whole_plane
 from napari_clipsam.inference.decoding import ObjectPrompt, PromptDecoder
 from napari_clipsam.inference.encoding import PlaneEncoder, View
 from napari_clipsam.inference.segmenter import Segmenter
+from napari_clipsam.models.refiner import ConceptRefiner
 from napari_clipsam.models.registry import LoadedModel
 from napari_clipsam.planes import Plane
 
@@ -45,12 +46,26 @@ def test_many_clicks_are_as_many_single_ones(
     xy = torch.as_tensor(view.frame.to_model(points), dtype=torch.float32)
     logits, quality = decoder.points(embedding, xy)
 
-    assert logits.shape == (count, 32, 32) and quality.shape == (count,)
+    assert logits.shape == (count, 1, 32, 32) and quality.shape == (count,)
     for i, point in enumerate(points):
         one = decoder.object(embedding, ObjectPrompt(point[None], np.ones(1, int)), view.frame)
         best = one.iou[0].argmax()
-        torch.testing.assert_close(logits[i], one.logits[0, best], atol=1e-5, rtol=0)
+        torch.testing.assert_close(logits[i, 0], one.logits[0, best], atol=1e-5, rtol=0)
         torch.testing.assert_close(quality[i], one.iou[0, best], atol=1e-5, rtol=0)
+
+
+@torch.inference_mode()
+def test_clicks_to_redraw_bring_all_they_may_mean(
+    segmenter: Segmenter, view: View, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder, embedding = segmenter._decoder, segmenter._encoder.embedding(view, None)
+    xy = torch.tensor([[20.0, 30.0], [5.0, 8.0], [40.0, 40.0]])
+    best, quality = decoder.points(embedding, xy)
+    monkeypatch.setattr(type(decoder), "refines", True)
+    logits, same = decoder.points(embedding, xy)
+    assert logits.shape == (3, 3, 32, 32)
+    assert torch.equal(logits[:, :1], best) and torch.equal(quality, same)
+    assert not torch.equal(logits[:, 1], logits[:, 2])
 
 
 @torch.inference_mode()
@@ -109,3 +124,20 @@ def test_places_are_made_once_and_exact(
     decoder.points(segmenter._encoder.embedding(view, "nuclei"), xy)
     assert torch.equal(decoder._grid[1], adapter.prompt_encoder.get_dense_pe())
     assert not torch.equal(decoder._grid[1], places)
+
+
+def test_concepts_are_redrawn_for_adapters_whose_concepts_the_refiner_knows(
+    segmenter: Segmenter, make_adapter: Callable[..., Adapter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder, sam = segmenter._decoder, segmenter.model.sam
+    monkeypatch.setattr(sam, "concept_refiner", ConceptRefiner((8, 16)).eval())
+    assert not decoder.refines_concepts, "without an adapter"
+    segmenter.set_adapter(make_adapter())
+    assert not decoder.refines_concepts
+    segmenter.set_adapter(make_adapter(redrawn_concepts=True))
+    assert decoder.refines_concepts
+    windows = torch.rand(2, 5, 96, 96)
+    logits = decoder.refine_concept(windows[:, :3] * 255, windows[:, 3], windows[:, 4])
+    assert logits.shape == (2, 96, 96)
+    monkeypatch.setattr(sam, "concept_refiner", None)
+    assert not decoder.refines_concepts

@@ -42,7 +42,7 @@ class Oracle:
             for x, y in cells.tolist()
         ]
         return (
-            torch.tensor(np.array(logits), dtype=torch.float32),
+            torch.tensor(np.array(logits), dtype=torch.float32)[:, None],
             torch.full((len(xy),), self.quality),
         )
 
@@ -53,7 +53,7 @@ def empty() -> np.ndarray:
 
 def found_labels(logits: Tensor) -> np.ndarray:
     labels = np.zeros((M, M), int)
-    for number, mask in enumerate((logits > 0).numpy(), 1):
+    for number, mask in enumerate((logits[:, 0] > 0).numpy(), 1):
         assert not labels[mask].any()
         labels[mask] = number
     return labels
@@ -99,7 +99,7 @@ def test_an_empty_concept_has_no_instances() -> None:
     oracle = Oracle(np.zeros((M, M), int))
     logits, scores = find_instances(torch.full((M, M), -3.0), oracle, INPUT)
 
-    assert logits.shape == (0, M, M) and scores.shape == (0,)
+    assert logits.shape == (0, 1, M, M) and scores.shape == (0,)
     assert oracle.clicks == []
 
 
@@ -162,7 +162,7 @@ def test_the_score_is_quality_times_stability() -> None:
     ramp = torch.tensor(10 - np.hypot(*(np.indices((M, M)) - 32)), dtype=torch.float32)
 
     def decode(xy: Tensor) -> tuple[Tensor, Tensor]:
-        return ramp.expand(len(xy), M, M), torch.full((len(xy),), 0.8)
+        return ramp.expand(len(xy), 1, M, M), torch.full((len(xy),), 0.8)
 
     _, scores = find_instances(concept_of(labels), decode, INPUT)
     stability = (ramp > 1).sum() / (ramp > -1).sum()
@@ -178,7 +178,7 @@ def test_best_come_first() -> None:
         return logits, 0.5 + 0.4 * xy[:, 0] / INPUT
 
     logits, scores = find_instances(concept_of(labels), decode, INPUT)
-    columns = [(mask.nonzero()[:, 1].float().mean()) for mask in logits > 0]
+    columns = [(mask.nonzero()[:, 1].float().mean()) for mask in logits[:, 0] > 0]
     assert scores.tolist() == sorted(scores.tolist(), reverse=True)
     assert columns == sorted(columns, reverse=True)
 

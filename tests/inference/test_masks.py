@@ -81,7 +81,9 @@ def test_small_masks_agree_with_whole_ones(frame: Frame) -> None:
     logits, shape = blobs(30, seed=2), tuple(s.stop for s in frame.slices)
     scores = torch.arange(30) / 30
     whole = {one.score: spread(one, shape) for one in object_masks(logits, scores, frame)}
-    small = {one.score: spread(one, shape) for one in small_masks(logits, scores, frame)}
+    small = {
+        one.score: spread(one, shape) for (one,) in small_masks(logits[:, None], scores, frame)
+    }
 
     assert set(small) == {score for score, mask in whole.items() if mask.any()}
     for score, mask in small.items():
@@ -97,9 +99,18 @@ def test_empty_masks_are_kept_as_objects_and_left_out_as_instances() -> None:
 
     assert (empty.box, empty.mask.shape, empty.area) == ((0, 0, 0, 0), (0, 0), 0)
     assert empty.logits is not None and empty.slices == (slice(0, 0), slice(0, 0))
-    assert small_masks(logits, scores, FRAMES[0]) == []
-    nothing = torch.zeros(0, 16, 16), torch.zeros(0)
-    assert small_masks(*nothing, FRAMES[0]) == object_masks(*nothing, FRAMES[0]) == []
+    assert small_masks(logits[:, None], scores, FRAMES[0]) == []
+    none, unscored = torch.zeros(0, 16, 16), torch.zeros(0)
+    assert object_masks(none, unscored, FRAMES[0]) == []
+    assert small_masks(none[:, None], unscored, FRAMES[0]) == []
+
+
+def test_the_masks_that_a_small_object_may_have_stay_together() -> None:
+    some = blobs(3, seed=4)
+    some[1] = -5.0
+    (found,) = small_masks(some[None], torch.tensor([0.7]), FRAMES[0])
+    assert [bool(one.area) for one in found] == [True, False, True]
+    assert small_masks(some[None, [1, 0, 2]], torch.tensor([0.7]), FRAMES[0]) == []
 
 
 def test_a_mask_in_the_padding_alone_is_none() -> None:
@@ -107,7 +118,7 @@ def test_a_mask_in_the_padding_alone_is_none() -> None:
     logits[0, 14:] = 5.0  # the plane ends at row 12
     frame = whole_plane((48, 64), 64)
 
-    assert small_masks(logits, torch.ones(1), frame) == []
+    assert small_masks(logits[:, None], torch.ones(1), frame) == []
     assert object_masks(logits, torch.ones(1), frame)[0].area == 0
 
 
@@ -150,7 +161,7 @@ def test_many_objects_of_a_large_plane_take_little_memory() -> None:
     distance = np.linalg.norm(grid - centres[:, None, None], axis=-1)
     logits = torch.tensor(5 - distance, dtype=torch.float32)
     tracemalloc.start()
-    found = small_masks(logits, torch.ones(n), frame)
+    found = [best for (best,) in small_masks(logits[:, None], torch.ones(n), frame)]
     answer = Prediction((2000, 2000), "instances", tuple(found))
     labels, union = answer.labels(), answer.mask()
     _, peak = tracemalloc.get_traced_memory()

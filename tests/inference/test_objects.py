@@ -336,20 +336,19 @@ def test_a_refiner_redraws_what_the_base_decodes(
     assert again.objects[0].logits is not None, "corrections go on from the decoder's own logits"
 
 
-def test_the_masks_of_a_click_stay_in_their_order(
+def test_a_click_keeps_three_masks_each_with_logits_of_the_decoder(
     segmenter: Segmenter, refining: Segmenter, make_plane: MakePlane
 ) -> None:
     click = Prompts(points=[(20, 30)])
     usual, redrawn = (one.answer_objects(make_plane(), [click])[0] for one in (segmenter, refining))
-    for before, after in zip(
-        (*usual.objects, *usual.alternatives),
-        (*redrawn.objects, *redrawn.alternatives),
-        strict=True,
-    ):
-        np.testing.assert_array_equal(before.logits, after.logits)
+    before, after = (
+        [one.logits.tobytes() for one in (*found.objects, *found.alternatives)]
+        for found in (usual, redrawn)
+    )
+    assert sorted(before) == sorted(after) and len(set(after)) == 3
 
 
-def test_what_an_adapter_decodes_is_left_as_it_is(
+def test_what_an_adapter_decodes_is_redrawn_as_well(
     refining: Segmenter, make_plane: MakePlane, clip: Clip
 ) -> None:
     def scores() -> list[float]:
@@ -361,7 +360,7 @@ def test_what_an_adapter_decodes_is_left_as_it_is(
     by_adapter = scores()
     refiner = refining.model.sam.refiner
     refining.model.sam.refiner = None
-    assert scores() == by_adapter
+    assert scores() != by_adapter
     refining.model.sam.refiner = refiner
 
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from napari_clipsam.inference.masks import cut_to_box
-from napari_clipsam.inference.refining import focus, redraw
+from napari_clipsam.inference.refining import focus, redraw, redraw_clicks
 from napari_clipsam.inference.requests import ObjectMask
 from napari_clipsam.models.refiner import refiner_input
 from napari_clipsam.prompts import Prompts
@@ -64,9 +64,9 @@ def test_a_mask_comes_back_where_it_was(y: float, x: float, radius: float) -> No
 def test_a_box_says_where_to_look_even_if_nothing_was_marked() -> None:
     nothing = cut(np.zeros(RGB.shape[:2], bool))
     box = Prompts(boxes=[(20, 30, 44, 60)])
-    (after,) = redraw(Stub(6), RGB, [nothing], [box])
+    (after,) = redraw(Stub(8), RGB, [nothing], [box])
     assert after.box == (20, 30, 44, 60) and after.mask.all()
-    (left,) = redraw(Stub(6), RGB, [nothing], [Prompts(points=[(5, 5)])])
+    (left,) = redraw(Stub(8), RGB, [nothing], [Prompts(points=[(5, 5)])])
     assert left is nothing
 
 
@@ -94,7 +94,42 @@ def test_a_click_beside_the_mask_is_in_the_close_up() -> None:
 
 
 def test_a_box_far_beyond_the_plane_shows_the_plane() -> None:
-    nothing, stub = cut(np.zeros(RGB.shape[:2], bool)), Stub(6)
+    nothing, stub = cut(np.zeros(RGB.shape[:2], bool)), Stub(8)
     (after,) = redraw(stub, RGB, [nothing], [Prompts(boxes=[(-1e30, 20, 1e30, 60)])])
     assert after.box == (0, 20, 90, 60)
     assert stub.seen[0].isfinite().all()
+
+
+class Chooser:
+    """Draws the last of three masks that differ, and what it is given where they do not."""
+
+    def __call__(self, *seen: Tensor) -> tuple[Tensor, Tensor]:
+        masks = seen[1]
+        return masks[:, 2] - 0.5, torch.full((len(masks),), 0.5)
+
+
+def test_what_a_click_means_comes_first_and_replaces_its_like() -> None:
+    discs = [disc(40, 50, radius) for radius in (6, 20, 12)]
+    masks = [cut(mask, score) for mask, score in zip(discs, (0.9, 0.8, 0.7), strict=True)]
+    for i, one in enumerate(masks):
+        assert one.logits is not None
+        one.logits[:] = i
+    click = Prompts(points=[(40, 50)])
+    (found,) = redraw_clicks(Chooser(), RGB, [masks], [click])
+    assert [iou(one, mask) > 0.85 for one, mask in zip(found, (discs[2], *discs[:2]), strict=True)]
+    assert iou(found[0], discs[2]) > 0.9
+    logits = [int(one.logits[0, 0]) for one in found if one.logits is not None]
+    assert logits == [2, 0, 1], "corrections go on from what the decoder drew most like it"
+
+
+def test_the_choice_is_shown_more_of_what_is_around_it() -> None:
+    masks, stub = [cut(disc(40, 50, r)) for r in (10, 11, 12)], Stub(3)
+    redraw_clicks(stub, RGB, [masks], [Prompts(points=[(40, 50)])])
+    wide, close = (float(x[0, 3].mean()) for x in stub.seen)
+    assert wide < 0.75 * close
+
+
+def test_a_click_that_marked_nothing_means_nothing() -> None:
+    nothing = cut(np.zeros(RGB.shape[:2], bool))
+    (found,) = redraw_clicks(Chooser(), RGB, [[nothing] * 3], [Prompts(points=[(40, 50)])])
+    assert [one.area for one in found] == [0, 0, 0]

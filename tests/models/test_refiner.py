@@ -1,10 +1,10 @@
-"""The refiner: what it is shown, and what comes out of it."""
+"""The refiners: what they are shown, and what comes out of them."""
 
 import pytest
 import torch
 from tiny import randomise
 
-from napari_clipsam.models.refiner import MaskRefiner, refiner_input
+from napari_clipsam.models.refiner import ConceptRefiner, MaskRefiner, concept_input, refiner_input
 
 NONE = torch.full((1, 4), torch.nan)
 
@@ -12,8 +12,8 @@ NONE = torch.full((1, 4), torch.nan)
 def shown(
     rgb: torch.Tensor, points: list[list[float]], labels: list[int], box: torch.Tensor = NONE
 ) -> torch.Tensor:
-    mask = torch.zeros(1, *rgb.shape[2:])
-    return refiner_input(rgb, mask, torch.tensor([points]), torch.tensor([labels]), box)[0]
+    masks = torch.zeros(1, 3, *rgb.shape[2:])
+    return refiner_input(rgb, masks, torch.tensor([points]), torch.tensor([labels]), box)[0]
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def refiner() -> MaskRefiner:
 
 def test_clicks_are_marked_where_they_are_and_apart_by_kind(rgb: torch.Tensor) -> None:
     seen = shown(rgb, [[4.5, 20.5], [30.5, 2.5], [9.0, 9.0]], [1, 0, -1])
-    on, beside = seen[4], seen[5]
+    on, beside = seen[6], seen[7]
     assert divmod(int(on.argmax()), 32) == (4, 20)
     assert divmod(int(beside.argmax()), 32) == (30, 2)
     assert on.max() == beside.max() == 1
@@ -39,7 +39,7 @@ def test_clicks_are_marked_where_they_are_and_apart_by_kind(rgb: torch.Tensor) -
 
 def test_a_box_covers_its_cells_in_part_at_the_edges(rgb: torch.Tensor) -> None:
     box = torch.tensor([[2.0, 3.25, 5.5, 8.0]])
-    framed = shown(rgb, [[torch.nan, torch.nan]], [-1], box)[6]
+    framed = shown(rgb, [[torch.nan, torch.nan]], [-1], box)[8]
     assert framed.sum() == pytest.approx(3.5 * 4.75)
     assert framed[2, 4] == 1 and framed[2, 3] == 0.75 and framed[5, 4] == 0.5
     assert framed[1].sum() == 0 == framed[:, 8].sum()
@@ -59,7 +59,7 @@ def test_light_and_contrast_hardly_matter(rgb: torch.Tensor) -> None:
 
 
 def test_close_ups_of_a_batch_do_not_see_each_other(refiner: MaskRefiner) -> None:
-    x = torch.randn(3, 7, 32, 32, generator=torch.Generator().manual_seed(1))
+    x = torch.randn(3, 9, 32, 32, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         logits, worth = refiner(x)
         alone = [refiner(x[i : i + 1]) for i in range(3)]
@@ -70,7 +70,21 @@ def test_close_ups_of_a_batch_do_not_see_each_other(refiner: MaskRefiner) -> Non
 
 
 def test_the_worth_does_not_move_the_mask(refiner: MaskRefiner) -> None:
-    x = torch.randn(1, 7, 32, 32, generator=torch.Generator().manual_seed(2))
+    x = torch.randn(1, 9, 32, 32, generator=torch.Generator().manual_seed(2))
     _, worth = refiner(x)
     worth.sum().backward()
     assert refiner.mask.weight.grad is None, "a mask is not made worse to be judged better"
+
+
+def test_a_concept_is_drawn_from_pixels_chance_and_similarity(rgb: torch.Tensor) -> None:
+    chance, similarity = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(3))
+    seen = concept_input(rgb, chance, similarity)
+    torch.testing.assert_close(seen[:, 3:], torch.stack([chance, similarity], dim=1))
+    refiner = ConceptRefiner((8, 16))
+    randomise(refiner, 0)
+    with torch.inference_mode():
+        usual, other = (
+            refiner.eval()(concept_input(rgb, c, similarity)) for c in (chance, 1 - chance)
+        )
+    assert usual.shape == (1, 32, 32)
+    assert not torch.allclose(usual, other)

@@ -364,6 +364,7 @@ def test_an_architecture_keeps_its_name_at_another_input_size(input_size: int) -
         {**STEM, "global_attn_indexes": (), "window_size": 16, "input_size": 512},
         {**STEM, "global_attn_indexes": (2,), "input_size": 128},
         {"refiner_widths": (8, 16, 24)},
+        {"refiner_widths": (8, 16), "concept_refiner_widths": (8, 16, 24)},
     ],
 )
 def test_a_shape_is_recognised_by_its_tensors(changes: dict[str, Any]) -> None:
@@ -464,7 +465,7 @@ def test_a_header_that_cannot_be_read_is_refused(
 # ---------------------------------------------------------------- saving
 
 
-REFINED = {**STEM, "refiner_widths": (8, 16)}
+REFINED = {**STEM, "refiner_widths": (8, 16), "concept_refiner_widths": (8, 24)}
 
 
 @pytest.mark.parametrize("changes", [{}, STEM, {**STEM, "global_attn_indexes": ()}, REFINED])

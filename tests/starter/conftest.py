@@ -15,17 +15,7 @@ from napari_clipsam.adapters.base import AdapterConfig
 from napari_clipsam.adapters.files import save_adapter
 from napari_clipsam.adapters.inject import build_adapter
 from napari_clipsam.models.weights import save_clip, save_sam
-from starter import all as all_stages
-from starter import (
-    config,
-    stage_adapter,
-    stage_clip,
-    stage_decoder,
-    stage_quality,
-    stage_refiner,
-    stage_sam,
-    validate,
-)
+from starter import config, loop, validate
 from starter.batches import load_store
 from starter.data import Sample
 from starter.synthetic import generate_family
@@ -64,18 +54,8 @@ def tiny(monkeypatch: pytest.MonkeyPatch, samples: list[Sample]) -> None:
     small = dataclasses.replace(clip, architecture=architecture, input_size=SIZE)
     monkeypatch.setattr(config, "clip_config", lambda: small)
     store = load_store([(1.0, samples)], "cpu")
-    monkeypatch.setattr(config, "REFINER", (8, 16))
-    stages = (
-        stage_sam,
-        stage_clip,
-        stage_adapter,
-        stage_decoder,
-        stage_quality,
-        stage_refiner,
-        all_stages,
-    )
-    for stage in stages:
-        monkeypatch.setattr(stage, "training_store", lambda options: store)
+    monkeypatch.setattr(config, "REFINERS", {"refiner": (8, 16), "concept_refiner": (8, 16)})
+    monkeypatch.setattr(loop, "_store", lambda *_: store)
     monkeypatch.setattr(validate, "validation_samples", lambda data: samples[:2])
 
 

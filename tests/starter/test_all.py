@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from napari_clipsam.models.weights import load_sam
 from starter import all as all_stages
 from starter import export
 
@@ -16,13 +17,17 @@ from starter import export
 def settings(tiny: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Windows that fit the tiny networks."""
     sam = ("--objects", "3", "--window", "4", "--whole-from", "0.5")
-    monkeypatch.setattr(
-        all_stages, "SETTINGS", {"cpu": {"clip": (), "sam": sam, "adapter": ("--crops", "4")}}
-    )
+    few = ("--objects", "2", "--crops", "2")
+    looks = ("--views", "1")
+    small: dict[str, tuple[str, ...]] = {"clip": (), "sam": sam, "adapter": ("--crops", "4")}
+    small |= {"decoder": (*few, "--window", "4"), "quality": few}
+    small |= {"refiner": looks, "concept_refiner": looks}
+    monkeypatch.setattr(all_stages, "SETTINGS", {"cpu": small})
 
 
 def call(out: Path, *more: str) -> bool:
-    words = ["--out", str(out), "--device", "cpu", "--steps", "4", "--batch", "2", *more]
+    words = ["--out", str(out), "--device", "cpu", "--steps", "4", "--batch", "2"]
+    words += ["--workers", "1", *more]
     return all_stages.main(words)
 
 
@@ -41,7 +46,9 @@ def test_one_call_trains_exports_and_scores(
         name: torch.load(tmp_path / "run" / f"{name}.pt", weights_only=True)["step"]
         for name in all_stages.SHARES
     }
-    assert steps == {"clip": 4, "sam": 4, "adapter": 4}
+    assert steps == dict.fromkeys(all_stages.SHARES, 4)
+    sam = load_sam(shipped / "sam.safetensors")
+    assert sam.refiner is not None and sam.concept_refiner is not None
     scores = json.loads((tmp_path / "run" / "validation.json").read_text())
     assert {"dice", "object click", "object box", "presence auroc"} <= set(scores)
     assert '"presence auroc"' in capsys.readouterr().out
@@ -70,8 +77,16 @@ def test_a_call_that_is_over_leaves_the_rest_to_the_next(
         "clip",
         "sam",
         "networks",
+        "decoder",
+        "better decoder",
+        "quality",
+        "better quality",
         "adapter",
         "files",
+        "refiner",
+        "with refiner",
+        "concept_refiner",
+        "with both",
     ]
 
 

@@ -13,6 +13,7 @@ import torch
 from tiny import tiny_clip, tiny_sam
 
 from napari_clipsam.adapters.base import AdapterConfig
+from napari_clipsam.adapters.files import save_adapter
 from napari_clipsam.adapters.inject import build_adapter
 from napari_clipsam.inference.segmenter import Segmenter
 from napari_clipsam.models.clip import build_clip
@@ -26,14 +27,17 @@ from starter import (
     loop,
     stage_adapter,
     stage_clip,
+    stage_concept_refiner,
     stage_decoder,
     stage_quality,
     stage_refiner,
     stage_sam,
     validate,
 )
+from starter import concept_windows as concept_windows_module
 from starter.batches import BatchMaker, load_store, prefetch
 from starter.close_ups import CloseUps, as_shown, collect, draw
+from starter.concept_windows import ConceptWindows
 from starter.data import Sample
 from starter.windows import Windows, place
 
@@ -394,13 +398,74 @@ def test_the_refiner_learns_from_what_the_frozen_sam_answers(tiny: None, tmp_pat
     assert np.mean(reached[-3:]) > np.mean(reached[:3]) + 0.1
     assert curve(tmp_path, "refiner", "box")[-1] > 0.15, "of a SAM that marks anything"
 
-    export.export_refiner(tmp_path)
-    export.export_refiner(tmp_path)
+    export.export_refiner(tmp_path, "refiner")
+    export.export_refiner(tmp_path, "refiner")
     after = load_sam(tmp_path / "sam.safetensors")
-    assert after.config.refiner_widths == config.REFINER and after.refiner is not None
+    assert after.config.refiner_widths == (8, 16) and after.refiner is not None
+    _assert_adds_to(before, after)
+
+
+def _assert_adds_to(before: Sam, after: Sam) -> None:
     assert after.identity == before.identity, "adapters of the base still fit"
     old, new = before.state_dict(), after.state_dict()
     assert all(torch.equal(old[name], new[name]) for name in old)
+
+
+def test_the_concept_refiner_learns_from_what_the_frozen_networks_answer(
+    tiny: None, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    save_sam(Sam(config.SAM), tmp_path / "sam.safetensors")
+    save_clip(build_clip(config.clip_config()), tmp_path / "clip.safetensors")
+    before, clip = (
+        load(tmp_path / f"{name}.safetensors")
+        for name, load in (("sam", load_sam), ("clip", load_clip))
+    )
+    adapter = build_adapter(config.ADAPTER, before, clip).with_info(words=("nuclei",))
+    save_adapter(adapter, tmp_path / "adapter.safetensors")
+    more = ("--base", str(tmp_path), "--views", "2", "--windows", "2", "--workers", "1")
+    more += ("--batch", "8", "--validate-every", "40", "--log-every", "5", "--save-every", "10")
+    assert stage_concept_refiner.main(arguments(tmp_path, 60, *more))
+    wrong = curve(tmp_path, "concept_refiner", "bce")
+    assert np.mean(wrong[-3:]) < np.mean(wrong[:3]) - 0.05
+    before_it, after_it = (
+        curve(tmp_path, "concept_refiner", f"dice{when}")[-1] for when in (" before", "")
+    )
+    assert after_it > before_it, "a random decoder marks anything"
+
+    export.export_refiner(tmp_path, "concept_refiner")
+    after = load_sam(tmp_path / "sam.safetensors")
+    assert after.config.concept_refiner_widths == (8, 16) and after.refiner is None
+    _assert_adds_to(before, after)
+
+
+@pytest.fixture(scope="module")
+def concept_windows(samples: list[Sample]) -> ConceptWindows:
+    """Windows on what a random adapter answers on two generated images."""
+    sam, clip = tiny_sam(), tiny_clip()
+    segmenter = Segmenter(LoadedModel("tiny", sam, clip, None), None, "cpu")
+    chosen = [s for s in samples if s.concepts][:2]
+    rng = np.random.default_rng(0)
+    return concept_windows_module.collect(segmenter, chosen, [0.5, 0.5], 2, 3, rng)
+
+
+def test_windows_show_a_concept_and_its_truth(concept_windows: ConceptWindows) -> None:
+    assert (concept_windows.share == concept_windows.share[0]).all()
+    assert (concept_windows.truth > 127).any() and (concept_windows.truth < 127).any()
+    rows = torch.arange(len(concept_windows.truth))
+    seen, truth = concept_windows_module.as_shown(concept_windows, rows)
+    assert seen.shape[1:] == (5, 96, 96) and truth.shape[1:] == (96, 96)
+    torch.testing.assert_close(truth * 255, concept_windows.truth[:, 24:-24, 24:-24].float())
+
+
+def test_moved_windows_keep_pixels_and_truth_together(concept_windows: ConceptWindows) -> None:
+    marked = concept_windows._replace(similarity=concept_windows.truth)
+    rows = torch.arange(len(marked.truth)).repeat(4)
+    rng, generator = np.random.default_rng(3), torch.Generator().manual_seed(3)
+    seen, truth = concept_windows_module.draw(marked, rows, rng, generator)
+    assert seen.isfinite().all() and seen.shape[1:] == (5, 96, 96)
+    assert ((seen[:, 3] >= 0) & (seen[:, 3] <= 1)).all()
+    torch.testing.assert_close(seen[:, 4], truth)
 
 
 @pytest.fixture(scope="module")
@@ -413,7 +478,7 @@ def close_ups(samples: list[Sample]) -> CloseUps:
 
 
 def test_close_ups_show_objects_with_what_was_asked(close_ups: CloseUps) -> None:
-    assert float(close_ups.chance.sum()) == pytest.approx(1.0)
+    assert float(close_ups.share.sum()) == pytest.approx(1.0)
     boxed = ~close_ups.box[:, 0].isnan()
     beside = ~(close_ups.truth > 127).flatten(1).any(dim=1)
     assert boxed.any() and beside.any() and not (boxed & beside).any()
@@ -425,25 +490,29 @@ def test_close_ups_show_objects_with_what_was_asked(close_ups: CloseUps) -> None
 
 
 def test_the_middle_of_a_close_up_is_what_the_product_shows(close_ups: CloseUps) -> None:
-    seen, truth = as_shown(close_ups, torch.arange(len(close_ups.mask)))
+    rows = torch.arange(len(close_ups.masks))
+    close, wide = (as_shown(close_ups, rows, choice) for choice in (False, True))
     for row, click in enumerate(close_ups.click):
         if not click.isnan().any():
-            y, x = (click - 16).int().tolist()
-            assert seen[row, 4, y, x] > 0.8
-            assert truth[row, y, x] > 0.2 or not (close_ups.truth[row] > 127).any()
+            for (seen, truth), shown in ((close, click - 16), (wide, (click - 8) * 0.8)):
+                y, x = shown.int().tolist()
+                assert seen[row, 6, y, x] > 0.8
+                assert truth[row, y, x] > 0.2 or not (close_ups.truth[row] > 127).any()
+    assert torch.equal(close[0][:, 3], close[0][:, 5]), "one mask"
+    assert not torch.equal(wide[0][:, 3], wide[0][:, 5]), "what a click may mean"
 
 
 def test_moved_close_ups_keep_clicks_boxes_and_objects_together(close_ups: CloseUps) -> None:
     rng, generator = np.random.default_rng(3), torch.Generator().manual_seed(3)
-    rows = torch.arange(len(close_ups.mask)).repeat(6)
+    rows = torch.arange(len(close_ups.masks)).repeat(6)
     seen, truth = draw(close_ups, rows, rng, generator)
-    assert seen.isfinite().all() and seen.shape[1:] == (7, 64, 64)
+    assert seen.isfinite().all() and seen.shape[1:] == (9, 64, 64)
     there = (truth > 0.5).flatten(1).any(dim=1)
-    framed = seen[:, 6]
+    framed = seen[:, 8]
     boxed = (framed.sum(dim=(1, 2)) > 0) & there
     held = (truth * (framed > 0)).sum(dim=(1, 2))[boxed] / truth.sum(dim=(1, 2))[boxed]
     assert float(held.median()) > 0.97
-    alone = (seen[:, 3].sum(dim=(1, 2)) == 0) & (seen[:, 4].amax(dim=(1, 2)) > 0.9) & there
+    alone = (seen[:, 3].sum(dim=(1, 2)) == 0) & (seen[:, 6].amax(dim=(1, 2)) > 0.9) & there
     assert alone.any()
-    under = (truth * seen[:, 4]).sum(dim=(1, 2))[alone] / seen[:, 4].sum(dim=(1, 2))[alone]
+    under = (truth * seen[:, 6]).sum(dim=(1, 2))[alone] / seen[:, 6].sum(dim=(1, 2))[alone]
     assert float(under.median()) > 0.7

@@ -30,12 +30,13 @@ def test_few_planes_tune_clip_by_lora_many_its_attention(model: LoadedModel) -> 
 
 
 def test_a_start_is_copied_with_what_it_lacks(model: LoadedModel) -> None:
-    config = AdapterConfig(n_conditioned=2, own_objects=False)
+    config = AdapterConfig(n_conditioned=2, own_objects=False, redrawn_concepts=True)
     start = build_adapter(config, model.sam, model.clip, seed=3)
     start.teach("blobs").data.fill_(0.5)
     made = prepare_adapter(model, start, SETTINGS, 3)
     assert made.taught == ("blobs",) and made.delta("blobs").eq(0.5).all()
     assert made.config.n_conditioned == 2 and made.config.clip_tuning == "lora"
+    assert not made.config.redrawn_concepts, "the refiner does not know what it will be taught"
     for name, value in start.state_dict().items():
         assert torch.equal(made.state_dict()[name], value)
 

@@ -68,6 +68,9 @@ class AdapterConfig:
     conditioned_objects : bool
         Whether the image embedding that objects are decoded from is conditioned. False, with
         `own_objects` False, leaves objects to the base as if there were no adapter.
+    redrawn_concepts : bool
+        Whether the base's concept refiner, if it brings one, redraws what the adapter finds of a
+        concept. It knows the looks of the concepts it was trained on, and spoils others.
     """
 
     n_conditioned: int
@@ -87,6 +90,7 @@ class AdapterConfig:
     map_threshold: float = 0.8
     own_objects: bool = True
     conditioned_objects: bool = True
+    redrawn_concepts: bool = False
 
     def __post_init__(self) -> None:
         checks = (

@@ -11,10 +11,12 @@ from PIL import Image
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["MARGIN", "CloseUp"]
+__all__ = ["CHOICE_MARGIN", "MARGIN", "CloseUp"]
 
 #: How much wider a close-up is than what it shows.
 MARGIN = 1.6
+#: The same where it shows what one click may mean.
+CHOICE_MARGIN = 2.0
 
 
 class CloseUp(NamedTuple):

@@ -11,14 +11,15 @@ import torch
 import torch.nn.functional as F
 
 from napari_clipsam.errors import OutOfMemory
+from napari_clipsam.inference.concept_windows import redraw_concept
 from napari_clipsam.inference.devices import memory_guard
 from napari_clipsam.inference.encoding import View
 from napari_clipsam.inference.following import innermost
 from napari_clipsam.inference.frames import closer_frames, owned_regions, quarters
 from napari_clipsam.inference.instances import find_instances
-from napari_clipsam.inference.masks import cut_to_box, full_logits, object_masks, small_masks
+from napari_clipsam.inference.masks import cut_to_box, full_logits, small_masks
 from napari_clipsam.inference.overlaps import distinct, join_instances, union
-from napari_clipsam.inference.refining import redraw
+from napari_clipsam.inference.refining import meant, redraw
 from napari_clipsam.inference.requests import ObjectMask, Prediction
 from napari_clipsam.prompts import Prompts
 from napari_clipsam.semantics import concept_prompts, cosine_statistics
@@ -202,8 +203,21 @@ class ConceptFinder:
         for frame, owned in parts:
             part = self._in_frame(View(view.plane, frame), word, prompts)
             logits[owned] += _within(full_logits(part.logits, frame)[0], frame, owned)
-        box, mask = cut_to_box((logits > 0).cpu().numpy(), view.frame.origin)
+        drawn = self._drawn(logits / 2, whole, view) > 0
+        box, mask = cut_to_box(drawn.cpu().numpy(), view.frame.origin)
         return [ObjectMask(box, mask, _score(whole))] if mask.size else []
+
+    def _drawn(self, logits: Tensor, found: _Found, view: View) -> Tensor:
+        """Logits of a concept at the pixels (h, w) of a view, redrawn where that is possible."""
+        if not self.decoder.refines_concepts:
+            return logits
+        return redraw_concept(
+            self.decoder.refine_concept,
+            view.plane.rgb[view.frame.slices],
+            logits,
+            found.similarity,
+            view.frame.input_size,
+        )
 
     def _in_parts(
         self, view: View, parts: Iterable[_Part], prompts: Prompts, word: str
@@ -218,7 +232,9 @@ class ConceptFinder:
             if (concept > -_DOUBT).cpu().numpy()[mine].any():
                 part = View(view.plane, frame)
                 if self.encoder.sees_two_scales:
-                    concept += self._in_frame(part, word, prompts).logits[0].float()
+                    found = self._in_frame(part, word, prompts)
+                    concept = (concept + found.logits[0].float()) / 2
+                    concept = self._cells(concept, found, part)
                 answers.append((frame, owned, self._instances(concept, part, word, mine)))
         joined = self._join(answers, view.plane.shape, "instances", in_tiles=True)
         return self._redrawn(view.plane, joined)
@@ -231,7 +247,7 @@ class ConceptFinder:
         if not self.decoder.refines:
             return objects
         settings = self.settings
-        clicks = [Prompts(points=[innermost(one)]) for one in objects]
+        clicks = [_clicked(one) for one in objects]
         drawn = [
             one
             for one in redraw(self.decoder.refine, plane.rgb, objects, clicks)
@@ -322,11 +338,28 @@ class ConceptFinder:
         self, found: _Found, view: View, word: str, target: Target, owned: tuple[slice, slice]
     ) -> list[ObjectMask]:
         """Concept or instances of one frame; of a concept the part that the frame answers for."""
-        frame = view.frame
         if target == "concept":
-            part = _owned_part(found, frame, owned)
+            part = self._owned_part(found, view, owned)
             return [part] if part.area else []
-        return self._instances(found.logits[0].float(), view, word)
+        return self._instances(self._cells(found.logits[0].float(), found, view), view, word)
+
+    def _cells(self, logits: Tensor, found: _Found, view: View) -> Tensor:
+        """Logits of a concept (M, M), redrawn where that is possible."""
+        if not self.decoder.refines_concepts:
+            return logits
+        drawn = self._drawn(full_logits(logits[None], view.frame)[0], found, view)
+        return _on_grid(drawn, view.frame, self.decoder.mask_size)
+
+    def _owned_part(self, found: _Found, view: View, owned: tuple[slice, slice]) -> ObjectMask:
+        """The concept in the region that a frame answers for; the whole frame's can be refined."""
+        frame = view.frame
+        full = self._drawn(full_logits(found.logits, frame)[0], found, view)
+        mine = (_within(full, frame, owned) > 0).cpu().numpy()
+        box, mask = cut_to_box(mine, (owned[0].start, owned[1].start))
+        if owned != frame.slices:
+            return ObjectMask(box, mask, _score(found))
+        low = found.logits[0].float().cpu().numpy()
+        return ObjectMask(box, mask, _score(found), low, frame)
 
     def _instances(
         self,
@@ -350,7 +383,11 @@ class ConceptFinder:
             _shown_cells(frame, concept.shape[-1]),
             searched,
         )
-        return small_masks(logits, scores, frame)
+        choices = small_masks(logits, scores, frame)
+        if not self.decoder.refines:
+            return [best for best, *_ in choices]
+        clicks = [_clicked(best) for best, *_ in choices]
+        return meant(self.decoder.refine, view.plane.rgb, choices, clicks)
 
     def _join(
         self, answers: list[_Answer], shape: tuple[int, int], target: Target, in_tiles: bool
@@ -362,6 +399,11 @@ class ConceptFinder:
             return join_instances(answers, shape, self.settings.max_overlap)
         parts = [one for _, _, objects in answers for one in objects]
         return [union(parts)] if parts else []
+
+
+def _clicked(one: ObjectMask) -> Prompts:
+    """A click in the middle of a mask."""
+    return Prompts(points=[innermost(one)])
 
 
 def _in_turn(parts: list[Frame], progress: Callable[[int, int], None] | None) -> Iterator[_Part]:
@@ -409,15 +451,6 @@ def _cells_of(region: tuple[slice, slice], frame: Frame, size: int) -> NDArray[n
 def _inside(points: NDArray[np.float64], frame: Frame) -> NDArray[np.bool_]:
     low = np.array(frame.origin) - 0.5
     return ((points >= low) & (points <= low + np.array(frame.shape))).all(axis=1)
-
-
-def _owned_part(found: _Found, frame: Frame, owned: tuple[slice, slice]) -> ObjectMask:
-    """The concept inside the region a frame answers for; the whole frame's can be refined."""
-    if owned == frame.slices:
-        return object_masks(found.logits, found.score, frame)[0]
-    full = _within(full_logits(found.logits, frame)[0], frame, owned) > 0
-    box, mask = cut_to_box(full.cpu().numpy(), (owned[0].start, owned[1].start))
-    return ObjectMask(box, mask, _score(found))
 
 
 def _within(values: Tensor, frame: Frame, region: tuple[slice, slice]) -> Tensor:

@@ -10,10 +10,10 @@ import torch
 from napari_clipsam.inference.devices import require_finite
 from napari_clipsam.inference.transfer import to_device
 from napari_clipsam.models.decoder import Decoded, decode, embed_masks, embed_points
-from napari_clipsam.models.refiner import refiner_input
+from napari_clipsam.models.refiner import concept_input, refiner_input
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -75,8 +75,8 @@ class PromptDecoder:
 
     @property
     def refines(self) -> bool:
-        """Whether there is a refiner, which knows masks of the base's decoder alone."""
-        return self.encoder.sam.refiner is not None and self._adapter_for("object") is None
+        """Whether there is a refiner of objects, whoever decodes them."""
+        return self.encoder.sam.refiner is not None
 
     def refine(self, *seen: Tensor) -> tuple[Tensor, Tensor]:
         """Redraw masks of close-ups, where it `refines`.
@@ -101,10 +101,42 @@ class PromptDecoder:
         assert refiner is not None
         self.encoder.pause()
         with self.encoder.timed("decode"):
-            logits, worth = refiner(
-                refiner_input(*(to_device(part, self.encoder.device) for part in seen))
-            )
+            logits, worth = refiner(refiner_input(*self._moved(seen)))
             return require_finite(logits).cpu(), require_finite(worth).cpu()
+
+    @property
+    def refines_concepts(self) -> bool:
+        """Whether there is a refiner of concepts, and it knows those of the adapter."""
+        adapter = self.encoder.adapter
+        known = adapter is not None and adapter.config.redrawn_concepts
+        return known and self.encoder.sam.concept_refiner is not None
+
+    def refine_concept(self, *seen: Tensor) -> Tensor:
+        """Redraw windows on a concept, where it `refines_concepts`.
+
+        Parameters
+        ----------
+        *seen : Tensor
+            What `concept_input` takes.
+
+        Returns
+        -------
+        Tensor, shape (N, S, S)
+            Logits, on the CPU.
+
+        Raises
+        ------
+        ClipSamError, Stopped
+            As `run`.
+        """
+        refiner = self.encoder.sam.concept_refiner
+        assert refiner is not None
+        self.encoder.pause()
+        with self.encoder.timed("decode"):
+            return require_finite(refiner(concept_input(*self._moved(seen)))).cpu()
+
+    def _moved(self, tensors: Iterable[Tensor]) -> list[Tensor]:
+        return [to_device(tensor, self.encoder.device) for tensor in tensors]
 
     def _adapter_for(self, target: Target) -> Adapter | None:
         """The adapter whose decoder answers, None where it is the base's."""
@@ -149,19 +181,21 @@ class PromptDecoder:
 
         Returns
         -------
-        logits : Tensor, shape (N, M, M)
-            The best of the three masks of each click.
+        logits : Tensor, shape (N, K, M, M)
+            The three masks of each click, best first, where it `refines`; else the best alone.
         quality : Tensor, shape (N,)
+            Of the best.
         """
         logits, quality = [], []
+        count = 3 if self.refines else 1
         for chunk in xy.split(self._batch):
             coords = torch.stack([chunk, torch.zeros_like(chunk)], dim=1)
             kinds = torch.tensor([1, _PADDING], device=xy.device).expand(len(chunk), 2)
             decoded = self.run(embedding, coords, kinds, None, "object", multimask=True)
-            best = decoded.iou.argmax(dim=1)
+            order = decoded.iou.argsort(dim=1, descending=True)[:, :count]
             rows = torch.arange(len(chunk), device=xy.device)
-            logits.append(decoded.logits[rows, best].float())
-            quality.append(decoded.iou[rows, best].float())
+            logits.append(decoded.logits[rows[:, None], order].float())
+            quality.append(decoded.iou[rows, order[:, 0]].float())
         return torch.cat(logits), torch.cat(quality)
 
     def run(

@@ -77,7 +77,8 @@ def find_instances(
     concept : Tensor, shape (M, M)
         Logits of the concept.
     decode_points : callable
-        Points (N, 2), (x, y) in model pixels, to logits (N, M, M) and predicted quality (N,).
+        Points (N, 2), (x, y) in model pixels, to logits (N, K, M, M) of K masks each and predicted
+        quality (N,). The first of the masks counts, the others stay with it.
     input_size : int
         Side of the model's input.
     settings : InstanceSettings
@@ -87,8 +88,8 @@ def find_instances(
 
     Returns
     -------
-    logits : Tensor, shape (K, M, M)
-    scores : Tensor, shape (K,)
+    logits : Tensor, shape (N, K, M, M)
+    scores : Tensor, shape (N,)
         Best first.
     """
     size = concept.shape[-1]
@@ -104,7 +105,7 @@ def find_instances(
             break
         xy = (torch.as_tensor(seeds[:, ::-1].copy()) + 0.5) * (input_size / size) - 0.5
         logits, quality = decode_points(xy.to(concept.device, torch.float32))
-        visible = logits[:, :rows, :cols]
+        visible = logits[:, 0, :rows, :cols]
         scores = quality.clamp(0, 1) * stability(visible)
         good = _plausible(visible, scores, region, settings).nonzero()[:, 0].tolist()
         # Copies, so that those that were dropped do not live on in the same memory.
@@ -116,7 +117,7 @@ def find_instances(
         # A thin rim that no object took is no object of its own.
         left = ndimage.binary_opening(left & ~covered, iterations=2)
     if not kept:
-        return concept.new_zeros((0, size, size)), concept.new_zeros(0)
+        return concept.new_zeros((0, 1, size, size)), concept.new_zeros(0)
     found = torch.stack([logits for logits, _ in kept])
     return found, found.new_tensor([one.score for _, one in kept])
 

@@ -56,34 +56,40 @@ def object_masks(logits: Tensor, scores: Tensor, frame: Frame) -> list[ObjectMas
     return found
 
 
-def small_masks(logits: Tensor, scores: Tensor, frame: Frame) -> list[ObjectMask]:
-    """Masks of many small objects: only the part around each is resized, in one step."""
-    size = logits.shape[-1]
+def small_masks(logits: Tensor, scores: Tensor, frame: Frame) -> list[list[ObjectMask]]:
+    """The K masks (N, K, M, M) that each of many small objects may have, best first.
+
+    Only the part around each is resized, in one step. Those whose best mask is empty are left out.
+    """
     low = logits.float().cpu()
     values = scores.float().clamp(0, 1).tolist()
+    found = [
+        [_small_mask(one, score, frame) for one in some]
+        for some, score in zip(low, values, strict=True)
+    ]
+    return [some for some in found if some[0].area]
+
+
+def _small_mask(low: Tensor, score: float, frame: Frame) -> ObjectMask:
+    size = low.shape[-1]
     (nh, nw), (h, w) = frame.resized, frame.shape
     scale_y, scale_x = nh / h * size / frame.input_size, nw / w * size / frame.input_size
-    found = []
-    for i, score in enumerate(values):
-        rows, cols = _extent(low[i] > 0)
-        y0 = int(np.clip(np.floor((rows[0] - 1) / scale_y), 0, h))
-        y1 = int(np.clip(np.ceil((rows[1] + 1) / scale_y), 0, h))
-        x0 = int(np.clip(np.floor((cols[0] - 1) / scale_x), 0, w))
-        x1 = int(np.clip(np.ceil((cols[1] + 1) / scale_x), 0, w))
-        if y1 <= y0 or x1 <= x0:
-            continue
-        yy = ((torch.arange(y0, y1) + 0.5) * scale_y) * 2 / size - 1
-        xx = ((torch.arange(x0, x1) + 0.5) * scale_x) * 2 / size - 1
-        grid = torch.stack(torch.meshgrid(yy, xx, indexing="ij")[::-1], dim=-1)
-        part = F.grid_sample(
-            low[i][None, None], grid[None], padding_mode="border", align_corners=False
-        )
-        origin = (frame.origin[0] + y0, frame.origin[1] + x0)
-        box, mask = cut_to_box((part[0, 0] > 0).numpy(), origin)
-        if mask.size:
-            # A copy, so that one object does not keep the logits of all others.
-            found.append(ObjectMask(box, mask, score, low[i].numpy().copy(), frame))
-    return found
+    rows, cols = _extent(low > 0)
+    y0 = int(np.clip(np.floor((rows[0] - 1) / scale_y), 0, h))
+    y1 = int(np.clip(np.ceil((rows[1] + 1) / scale_y), 0, h))
+    x0 = int(np.clip(np.floor((cols[0] - 1) / scale_x), 0, w))
+    x1 = int(np.clip(np.ceil((cols[1] + 1) / scale_x), 0, w))
+    # A copy, so that one object does not keep the logits of all others.
+    kept = low.numpy().copy()
+    if y1 <= y0 or x1 <= x0:
+        return ObjectMask(_EMPTY, np.zeros((0, 0), dtype=bool), score, kept, frame)
+    yy = ((torch.arange(y0, y1) + 0.5) * scale_y) * 2 / size - 1
+    xx = ((torch.arange(x0, x1) + 0.5) * scale_x) * 2 / size - 1
+    grid = torch.stack(torch.meshgrid(yy, xx, indexing="ij")[::-1], dim=-1)
+    part = F.grid_sample(low[None, None], grid[None], padding_mode="border", align_corners=False)
+    origin = (frame.origin[0] + y0, frame.origin[1] + x0)
+    box, mask = cut_to_box((part[0, 0] > 0).numpy(), origin)
+    return ObjectMask(box, mask, score, kept, frame)
 
 
 def mask_prompt(one: ObjectMask, frame: Frame, size: int) -> NDArray[np.float32]:

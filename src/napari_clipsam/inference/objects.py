@@ -16,7 +16,7 @@ from napari_clipsam.inference.following import largest_piece
 from napari_clipsam.inference.frames import closer_frame, holds, object_frame
 from napari_clipsam.inference.instances import stability
 from napari_clipsam.inference.masks import mask_prompt, object_masks
-from napari_clipsam.inference.refining import redraw
+from napari_clipsam.inference.refining import redraw, redraw_clicks
 from napari_clipsam.prompts import Prompts
 
 if TYPE_CHECKING:
@@ -212,16 +212,22 @@ class ObjectFinder:
     def _redrawn(
         self, plane: Plane, wanted: Sequence[Wanted], found: list[list[ObjectMask]]
     ) -> list[list[ObjectMask]]:
-        """Masks of the base's decoder as its refiner draws them, in the same order.
-
-        What is meant by a click shows in what is around it, which the refiner does not see.
-        """
-        if not self.decoder.refines or not found:
+        """Masks of the base's decoder as its refiner draws them, those a click may mean last."""
+        if not self.decoder.refines:
             return found
-        prompts = [one.prompts for one, masks in zip(wanted, found, strict=True) for _ in masks]
-        every = [mask for masks in found for mask in masks]
-        drawn = iter(redraw(self.decoder.refine, plane.rgb, every, prompts))
-        return [[next(drawn) for _ in masks] for masks in found]
+        result = list(found)
+        refine, prompts = self.decoder.refine, [one.prompts for one in wanted]
+        alone = [i for i, masks in enumerate(found) if len(masks) == 1]
+        drawn = redraw(refine, plane.rgb, [found[i][0] for i in alone], [prompts[i] for i in alone])
+        for i, mask in zip(alone, drawn, strict=True):
+            result[i] = [mask]
+        open_ = [i for i, masks in enumerate(found) if len(masks) > 1]
+        chosen = redraw_clicks(
+            refine, plane.rgb, [found[i] for i in open_], [prompts[i] for i in open_]
+        )
+        for i, masks in zip(open_, chosen, strict=True):
+            result[i] = masks
+        return result
 
     def _placed(self, plane: Plane, wanted: Wanted, closely: bool) -> tuple[Frame, ObjectPrompt]:
         """Where an object is looked for, and its prompts there."""

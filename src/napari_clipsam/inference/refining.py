@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from napari_clipsam.inference.close_ups import CloseUp
+from napari_clipsam.inference.close_ups import CHOICE_MARGIN, MARGIN, CloseUp
 from napari_clipsam.inference.following import largest_piece
 from napari_clipsam.inference.masks import cut_to_box
 from napari_clipsam.models.refiner import CELLS
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from napari_clipsam.inference.requests import ObjectMask
     from napari_clipsam.prompts import Prompts
 
-__all__ = ["focus", "redraw"]
+__all__ = ["focus", "meant", "redraw", "redraw_clicks"]
 
 # What `refiner_input` takes to logits and worth.
 Refine = Callable[..., tuple["Tensor", "Tensor"]]
@@ -59,16 +59,84 @@ def redraw(
         With the quality that is expected of them now, and the logits they had. What was empty, and
         has no box, stays so.
     """
-    result = list(masks)
-    todo = [i for i, one in enumerate(masks) if one.area or len(prompts[i].boxes)]
+    return _drawn(refine, rgb, [[mask] * 3 for mask in masks], prompts, MARGIN)
+
+
+def meant(
+    refine: Refine,
+    rgb: NDArray[np.uint8],
+    masks: Sequence[Sequence[ObjectMask]],
+    prompts: Sequence[Prompts],
+) -> list[ObjectMask]:
+    """Draw what single clicks mean, as it shows from farther away.
+
+    Parameters
+    ----------
+    refine, rgb
+        As `redraw` takes them.
+    masks : sequence of sequence of ObjectMask
+        The three that each click may mean, best first.
+    prompts : sequence of Prompts
+        A click each.
+
+    Returns
+    -------
+    list of ObjectMask
+        Still to be redrawn; with the logits of the first of three.
+    """
+    return _drawn(refine, rgb, masks, prompts, CHOICE_MARGIN)
+
+
+def redraw_clicks(
+    refine: Refine,
+    rgb: NDArray[np.uint8],
+    masks: Sequence[Sequence[ObjectMask]],
+    prompts: Sequence[Prompts],
+) -> list[list[ObjectMask]]:
+    """Redraw the three masks of single clicks.
+
+    Parameters
+    ----------
+    refine, rgb, masks, prompts
+        As `meant` takes them.
+
+    Returns
+    -------
+    list of list of ObjectMask
+        Three of each: what is meant, in place of the one that is most like it, and the others.
+    """
+    first = meant(refine, rgb, masks, prompts)
+    every = [one for best, others in zip(first, masks, strict=True) for one in (best, *others)]
+    drawn = redraw(refine, rgb, every, [one for one in prompts for _ in range(4)])
+    return [_in_place(drawn[i : i + 4]) for i in range(0, len(drawn), 4)]
+
+
+def _in_place(masks: list[ObjectMask]) -> list[ObjectMask]:
+    """Masks but for the one most like the first, which takes its logits."""
+    best, *others = masks
+    alike = [best.shared(one) / max(1, best.area + one.area) for one in others]
+    twin = others.pop(int(np.argmax(alike)))
+    return [replace(best, logits=twin.logits, frame=twin.frame), *others]
+
+
+def _drawn(
+    refine: Refine,
+    rgb: NDArray[np.uint8],
+    masks: Sequence[Sequence[ObjectMask]],
+    prompts: Sequence[Prompts],
+    margin: float,
+) -> list[ObjectMask]:
+    """The first of three masks each, redrawn; how wide a close-up is goes by it."""
+    result = [best for best, *_ in masks]
+    todo = [i for i, one in enumerate(result) if one.area or len(prompts[i].boxes)]
     for first in range(0, len(todo), _AT_ONCE):
         some = todo[first : first + _AT_ONCE]
-        places = [CloseUp.around(focus(masks[i], prompts[i], rgb.shape)) for i in some]
+        places = [CloseUp.around(focus(result[i], prompts[i], rgb.shape), margin) for i in some]
         seen = _seen(rgb, [masks[i] for i in some], [prompts[i] for i in some], places)
         logits, worth = refine(*seen)
-        for i, place, drawn, score in zip(some, places, logits, worth.tolist(), strict=True):
-            box, mask = _in_plane(drawn, place, rgb.shape[:2])
-            result[i] = replace(masks[i], box=box, mask=mask, score=score)
+        for i, place, one, score in zip(some, places, logits, worth.tolist(), strict=True):
+            box, mask = _in_plane(one, place, rgb.shape[:2])
+            result[i] = replace(result[i], box=box, mask=mask, score=score)
     return result
 
 
@@ -87,7 +155,7 @@ def focus(mask: ObjectMask, prompts: Prompts, shape: tuple[int, ...]) -> NDArray
 
 def _seen(
     rgb: NDArray[np.uint8],
-    masks: Sequence[ObjectMask],
+    masks: Sequence[Sequence[ObjectMask]],
     prompts: Sequence[Prompts],
     places: Sequence[CloseUp],
 ) -> tuple[Tensor, ...]:
@@ -104,12 +172,12 @@ def _seen(
             boxes[i] = place.box_cells(prompt.boxes[0], CELLS)
     pictures = np.stack([place.image(rgb, CELLS) for place in places])
     covers = [
-        place.mask(mask.mask, mask.box[:2], CELLS)
-        for mask, place in zip(masks, places, strict=True)
+        [place.mask(one.mask, one.box[:2], CELLS) for one in some]
+        for some, place in zip(masks, places, strict=True)
     ]
     return (
         torch.from_numpy(pictures).permute(0, 3, 1, 2).float(),
-        torch.from_numpy(np.stack(covers)).float() / 255,
+        torch.from_numpy(np.array(covers)).float() / 255,
         torch.from_numpy(points),
         torch.from_numpy(labels),
         torch.from_numpy(boxes),

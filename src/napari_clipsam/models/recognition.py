@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["ADVICE", "architecture_of", "misfits", "sam_config_of", "sam_state"]
 
 _ANCHOR = "prompt_encoder.no_mask_embed.weight"
-_PARTS = ("image_encoder.", "prompt_encoder.", "mask_decoder.", "refiner.")
+_PARTS = ("image_encoder.", "prompt_encoder.", "mask_decoder.", "refiner.", "concept_refiner.")
 _ESSENTIAL = (
     "image_encoder.blocks.0.attn.qkv.weight",
     "image_encoder.blocks.0.attn.rel_pos_h",
@@ -103,7 +103,8 @@ def sam_config_of(state: Mapping[str, Tensor]) -> SamConfig:
         mask_in_chans=state["prompt_encoder.mask_downscaling.3.weight"].shape[0],
         stem_widths=stem[0],
         stem_blocks=stem[1],
-        refiner_widths=_refiner_of(state),
+        refiner_widths=_widths_of(state, "refiner."),
+        concept_refiner_widths=_widths_of(state, "concept_refiner."),
     )
 
 
@@ -144,11 +145,11 @@ def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {n.removeprefix(prefix): value for n, value in state.items() if n.startswith(prefix)}
 
 
-def _refiner_of(state: Mapping[str, Tensor]) -> tuple[int, ...]:
+def _widths_of(state: Mapping[str, Tensor], prefix: str) -> tuple[int, ...]:
     """Widths of a refiner; empty where there is none."""
-    names = ["refiner.first.0.weight"]
+    names = [f"{prefix}first.0.weight"]
     while names[-1] in state:
-        names.append(f"refiner.down.{len(names) - 1}.0.weight")
+        names.append(f"{prefix}down.{len(names) - 1}.0.weight")
     return tuple(state[name].shape[0] for name in names[:-1])
 
 

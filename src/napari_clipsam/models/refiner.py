@@ -1,4 +1,4 @@
-"""A small convolutional network that redraws a mask from the pixels around it."""
+"""Small convolutional networks that redraw masks from the pixels around them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,21 @@ from torch import nn
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["CELLS", "MaskRefiner", "refiner_input"]
+__all__ = [
+    "CELLS",
+    "WINDOW",
+    "ConceptRefiner",
+    "MaskRefiner",
+    "concept_input",
+    "refiner_input",
+]
 
 #: Cells along each side of a close-up.
 CELLS = 64
+#: Cells along each side of a window on a concept.
+WINDOW = 96
 
-_CHANNELS = 7
+_CHANNELS, _CONCEPT_CHANNELS = 9, 5
 # Of a click's mark, in cells; and the contrast, grey values, below which a close-up stays flat.
 _REACH, _FLAT = 1.5, 4.0
 
@@ -33,8 +42,41 @@ class _Convolutions(nn.Sequential):
         super().__init__(*parts)
 
 
-class MaskRefiner(nn.Module):
-    """U-Net over a close-up: pixels, a mask and prompts to a better mask and its worth.
+class _UNet(nn.Module):
+    """Channels (N, C, S, S) to features at their own scale and at the coarsest.
+
+    Parameters
+    ----------
+    channels : int
+    widths : tuple of int
+        Channels at each scale, the finest first; multiples of 8.
+    """
+
+    def __init__(self, channels: int, widths: tuple[int, ...]) -> None:
+        super().__init__()
+        pairs = list(pairwise(widths))
+        self.first = _Convolutions(channels, widths[0])
+        self.down = nn.ModuleList(_Convolutions(a, b) for a, b in pairs)
+        self.up = nn.ModuleList(_Convolutions(a + b, a) for a, b in reversed(pairs))
+        self.mask = nn.Conv2d(widths[0], 1, 1)
+
+    def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (N, W, S, S) and (N, V, s, s)."""
+        x = self.first(x.contiguous(memory_format=torch.channels_last))
+        seen = []
+        for down in self.down:
+            seen.append(x)
+            x = down(F.max_pool2d(x, 2))
+        deep = x
+        for up in self.up:
+            fine = seen.pop()
+            x = F.interpolate(x, size=fine.shape[-2:], mode="bilinear", align_corners=False)
+            x = up(torch.cat([x, fine], dim=1))
+        return x, deep
+
+
+class MaskRefiner(_UNet):
+    """Close-up of an object: pixels, masks it may have and prompts to its mask and its worth.
 
     Parameters
     ----------
@@ -43,12 +85,7 @@ class MaskRefiner(nn.Module):
     """
 
     def __init__(self, widths: tuple[int, ...]) -> None:
-        super().__init__()
-        pairs = list(pairwise(widths))
-        self.first = _Convolutions(_CHANNELS, widths[0])
-        self.down = nn.ModuleList(_Convolutions(a, b) for a, b in pairs)
-        self.up = nn.ModuleList(_Convolutions(a + b, a) for a, b in reversed(pairs))
-        self.mask = nn.Conv2d(widths[0], 1, 1)
+        super().__init__(_CHANNELS, widths)
         self.worth = nn.Sequential(
             nn.Linear(widths[-1] + widths[0], 64), nn.ReLU(inplace=True), nn.Linear(64, 1)
         )
@@ -58,7 +95,7 @@ class MaskRefiner(nn.Module):
 
         Parameters
         ----------
-        x : Tensor, shape (N, 7, S, S)
+        x : Tensor, shape (N, 9, S, S)
             What `refiner_input` makes.
 
         Returns
@@ -67,32 +104,43 @@ class MaskRefiner(nn.Module):
         worth : Tensor, shape (N,)
             The IoU that is expected, 0..1.
         """
-        x = self.first(x.contiguous(memory_format=torch.channels_last))
-        seen = []
-        for down in self.down:
-            seen.append(x)
-            x = down(F.max_pool2d(x, 2))
-        deep = x.mean(dim=(2, 3))
-        for up in self.up:
-            fine = seen.pop()
-            x = F.interpolate(x, size=fine.shape[-2:], mode="bilinear", align_corners=False)
-            x = up(torch.cat([x, fine], dim=1))
+        x, deep = self.features(x)
         logits = self.mask(x)
         inside = torch.sigmoid(logits.detach())
         marked = (x * inside).sum(dim=(2, 3)) / inside.sum(dim=(2, 3)).clamp_min(1.0)
-        worth = self.worth(torch.cat([deep, marked], dim=1))
+        worth = self.worth(torch.cat([deep.mean(dim=(2, 3)), marked], dim=1))
         return logits[:, 0], torch.sigmoid(worth[:, 0])
 
 
-def refiner_input(rgb: Tensor, mask: Tensor, points: Tensor, labels: Tensor, box: Tensor) -> Tensor:
+class ConceptRefiner(_UNet):
+    """Window on a concept: pixels and where it is thought to be to its mask.
+
+    Parameters
+    ----------
+    widths : tuple of int
+        Channels at each scale, the finest first; multiples of 8.
+    """
+
+    def __init__(self, widths: tuple[int, ...]) -> None:
+        super().__init__(_CONCEPT_CHANNELS, widths)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Redraw a concept: what `concept_input` makes, (N, 5, S, S), to logits (N, S, S)."""
+        return self.mask(self.features(x)[0])[:, 0]
+
+
+def refiner_input(
+    rgb: Tensor, masks: Tensor, points: Tensor, labels: Tensor, box: Tensor
+) -> Tensor:
     """Put together what a refiner sees of N close-ups.
 
     Parameters
     ----------
     rgb : Tensor, shape (N, 3, S, S)
         Grey values 0..255; each close-up is normalised on its own.
-    mask : Tensor, shape (N, S, S)
-        How much of each cell the mask covers, 0..1.
+    masks : Tensor, shape (N, 3, S, S)
+        How much of each cell a mask covers, 0..1: the three that a click may mean, best first, or
+        thrice the one there is.
     points, labels : Tensor, shapes (N, K, 2) and (N, K)
         (y, x) in cells, 0 at the first edge; 1 is a click on the object, 0 beside it, -1 none.
     box : Tensor, shape (N, 4)
@@ -100,10 +148,9 @@ def refiner_input(rgb: Tensor, mask: Tensor, points: Tensor, labels: Tensor, box
 
     Returns
     -------
-    Tensor, shape (N, 7, S, S)
+    Tensor, shape (N, 9, S, S)
     """
     size = rgb.shape[-1]
-    deviation, mean = torch.std_mean(rgb, dim=(1, 2, 3), keepdim=True, correction=0)
     cells = torch.arange(size, device=rgb.device) + 0.5
     # (N, K, 2, S): how far every row and column is from a click.
     away = points[..., None].nan_to_num(-1e3) - cells
@@ -113,5 +160,29 @@ def refiner_input(rgb: Tensor, mask: Tensor, points: Tensor, labels: Tensor, box
     first, last = box.nan_to_num(0)[:, :2, None], box.nan_to_num(0)[:, 2:, None]
     covered = (torch.minimum(cells + 0.5, last) - torch.maximum(cells - 0.5, first)).clamp(0, 1)
     framed = covered[:, 0, :, None] * covered[:, 1, None, :]
-    channels = torch.stack([mask, on, beside, framed], dim=1)
-    return torch.cat([(rgb - mean) / (deviation + _FLAT), channels], dim=1)
+    marked = torch.stack([on, beside, framed], dim=1)
+    return torch.cat([_normalised(rgb), masks, marked], dim=1)
+
+
+def concept_input(rgb: Tensor, chance: Tensor, similarity: Tensor) -> Tensor:
+    """Put together what a concept refiner sees of N windows.
+
+    Parameters
+    ----------
+    rgb : Tensor, shape (N, 3, S, S)
+        Grey values 0..255; each window is normalised on its own.
+    chance : Tensor, shape (N, S, S)
+        That the concept is there, 0..1.
+    similarity : Tensor, shape (N, S, S)
+        Of image and word, 0..1.
+
+    Returns
+    -------
+    Tensor, shape (N, 5, S, S)
+    """
+    return torch.cat([_normalised(rgb), chance[:, None], similarity[:, None]], dim=1)
+
+
+def _normalised(rgb: Tensor) -> Tensor:
+    deviation, mean = torch.std_mean(rgb, dim=(1, 2, 3), keepdim=True, correction=0)
+    return (rgb - mean) / (deviation + _FLAT)

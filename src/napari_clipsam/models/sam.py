@@ -21,7 +21,7 @@ from napari_clipsam.errors import ConfigError
 from napari_clipsam.models.attention import Windows, grid_attention
 from napari_clipsam.models.decoder import full_precision
 from napari_clipsam.models.identity import tensor_identity
-from napari_clipsam.models.refiner import MaskRefiner
+from napari_clipsam.models.refiner import ConceptRefiner, MaskRefiner
 from napari_clipsam.models.stem import PyramidStem
 from napari_clipsam.models.stock import (
     ImageEncoderViT,
@@ -77,8 +77,8 @@ class SamConfig:
         Sizes inside the mask decoder and the prompt encoder.
     stem_widths, stem_blocks : tuple of int
         Of the `PyramidStem`; empty for SAM's patch embedding.
-    refiner_widths : tuple of int
-        Of the `MaskRefiner`; empty for none, as SAM has.
+    refiner_widths, concept_refiner_widths : tuple of int
+        Of the `MaskRefiner` and the `ConceptRefiner`; empty for none, as SAM has.
     """
 
     embed_dim: int = 768
@@ -96,6 +96,7 @@ class SamConfig:
     stem_widths: tuple[int, ...] = ()
     stem_blocks: tuple[int, ...] = ()
     refiner_widths: tuple[int, ...] = ()
+    concept_refiner_widths: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.input_size % self.patch_size:
@@ -193,6 +194,8 @@ class Sam(nn.Module):
         with torch.device("cpu"):
             self.prompt_encoder, self.mask_decoder = build_decoder(config)
         self.refiner = MaskRefiner(config.refiner_widths) if config.refiner_widths else None
+        widths = config.concept_refiner_widths
+        self.concept_refiner = ConceptRefiner(widths) if widths else None
         self._identity: str | None = None
         self.eval()
 

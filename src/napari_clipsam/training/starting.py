@@ -65,6 +65,7 @@ def prepare_adapter(
         own_objects=own or start.config.own_objects,
         # A decoder that never saw the new embedding gets the base's.
         conditioned_objects=own or start.config.own_objects,
+        redrawn_concepts=False,
     )
     adapter = build_adapter(config, model.sam, model.clip, settings.seed)
     for word in start.taught:
