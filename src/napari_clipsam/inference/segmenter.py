@@ -19,7 +19,8 @@ from napari_clipsam.errors import PlaneError
 from napari_clipsam.inference.adapting import chosen_adapter
 from napari_clipsam.inference.ahead import Ahead
 from napari_clipsam.inference.checks import check_prompts, split_boxes
-from napari_clipsam.inference.concepts import ConceptFinder, shown_map
+from napari_clipsam.inference.concept_decoding import shown_map
+from napari_clipsam.inference.concepts import ConceptFinder
 from napari_clipsam.inference.decoding import PromptDecoder
 from napari_clipsam.inference.devices import (
     Precision,
