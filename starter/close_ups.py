@@ -14,23 +14,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from napari_clipsam import Prompts, Segmenter, open_image
+from napari_clipsam import Prompts, Segmenter
 from napari_clipsam.inference.close_ups import CHOICE_MARGIN, MARGIN, CloseUp
 from napari_clipsam.inference.refining import focus
 from napari_clipsam.inference.requests import ObjectMask
 from napari_clipsam.models.refiner import CELLS, refiner_input
+from napari_clipsam.planes import Plane
 from napari_clipsam.training.metrics import innermost_pixel, tight_box
 from starter.batches import blur, change_look
 from starter.data import Sample
-from starter.refiners import share_of_each
+from starter.views import Row, collect_views, turned
 
 __all__ = ["CloseUps", "as_shown", "collect", "draw"]
 
 # Side of what is kept, cells; it is wider than what a refiner sees at the same scale.
 _KEPT = 3 * CELLS // 2
 _LEAST_AREA = 20
-# Planes beyond the first are seen as parts of the second, and parts are as wide as the third.
-_LARGE, _WINDOW, _PART = 700, 512, (96, 288)
 # Around a click that marked nothing, data pixels.
 _NOTHING = 16
 # Clicks that correct a mask, at most.
@@ -63,78 +62,34 @@ def collect(
     objects: int,
     rng: np.random.Generator,
 ) -> CloseUps:
-    """Ask for objects of samples, for each in some views.
+    """Ask for objects of samples, in some views of each.
 
     Parameters
     ----------
     segmenter : Segmenter
         Without a refiner.
-    samples : sequence of Sample
-        Those without labelled objects are left out.
-    shares : sequence of float
-        How often each is to be drawn.
-    views : int
-        Of each sample: the whole plane, then parts of it; of large ones more.
+    samples, shares, views, rng
+        As `collect_views` takes them.
     objects : int
         Of each view at most; of each there is a click and a box, and for four of them a click
         beside all objects.
-    rng : numpy Generator
 
     Returns
     -------
     CloseUps
     """
-    rows: list[tuple[np.ndarray, ...]] = []
-    for sample, share in zip(samples, shares, strict=True):
-        maps = [sample.concepts[n] for n in sample.concepts if sample.kinds[n] == "instance"]
-        found = [
-            row
-            for number in range(views * windows_of(sample.image.shape) if maps else 0)
-            for row in _in_view(segmenter, sample.image, maps, number, objects, rng)
-        ]
-        grey = np.array((np.ptp(sample.image, axis=-1) == 0).all())
-        each = share_of_each(share, found)
-        rows += [(*row, grey, each) for row in found]
-    return CloseUps(*(torch.from_numpy(np.stack(column)) for column in zip(*rows, strict=True)))
 
+    def ask(sample: Sample, plane: Plane, where: tuple[slice, slice]) -> Iterator[Row]:
+        for name, labels in sample.concepts.items():
+            asked = list(_questions(labels[where], objects, rng))
+            if sample.kinds[name] != "instance" or not asked:
+                continue
+            answers = segmenter.answer_objects(plane, [p for p, _ in asked], closely=False)
+            for (prompts, truth), answer in zip(asked, answers, strict=True):
+                found = [*answer.objects, *answer.alternatives]
+                yield _close_up(plane.rgb, found * (3 // len(found)), prompts, truth)
 
-def _in_view(
-    segmenter: Segmenter,
-    image: np.ndarray,
-    maps: list[np.ndarray],
-    number: int,
-    objects: int,
-    rng: np.random.Generator,
-) -> Iterator[tuple[np.ndarray, ...]]:
-    """Close-ups of some objects of one view, all but their last two columns."""
-    rows, cols = view(image.shape, number, rng)
-    plane = open_image(np.ascontiguousarray(image[rows, cols])).plane()
-    for labels in maps:
-        asked = list(_questions(labels[rows, cols], objects, rng))
-        if not asked:
-            continue
-        answers = segmenter.answer_objects(plane, [p for p, _ in asked], closely=False)
-        for (prompts, truth), answer in zip(asked, answers, strict=True):
-            found = [*answer.objects, *answer.alternatives]
-            yield _close_up(plane.rgb, found * (3 // len(found)), prompts, truth)
-
-
-def windows_of(shape: tuple[int, ...]) -> int:
-    """How many windows it takes to show as much as a large plane has; 1 for any other."""
-    large = max(shape) > _LARGE
-    return -(-shape[0] * shape[1] // _WINDOW**2) if large else 1
-
-
-def view(shape: tuple[int, ...], number: int, rng: np.random.Generator) -> tuple[slice, slice]:
-    """Rows and columns of a view."""
-    height, width = shape[:2]
-    side = max(height, width)
-    if side > _LARGE:
-        side = _WINDOW
-    elif number:
-        side = int(rng.integers(*_PART))
-    y, x = (int(rng.integers(max(1, length - side + 1))) for length in (height, width))
-    return slice(y, y + side), slice(x, x + side)
+    return CloseUps(*collect_views(samples, shares, views, ask, rng))
 
 
 def _questions(
@@ -161,9 +116,7 @@ def _questions(
         yield Prompts(points=[tuple(map(float, at))]), np.zeros(labels.shape, bool)
 
 
-def _close_up(
-    rgb: np.ndarray, found: list[ObjectMask], prompts: Prompts, truth: np.ndarray
-) -> tuple[np.ndarray, ...]:
+def _close_up(rgb: np.ndarray, found: list[ObjectMask], prompts: Prompts, truth: np.ndarray) -> Row:
     click, box = np.full(2, np.nan), np.full(4, np.nan)
     if found[0].area or len(prompts.boxes):
         around = focus(found[0], prompts, rgb.shape)
@@ -281,11 +234,3 @@ def _clicks(
             points[i, k] = cell + 0.5
             labels[i, k] = int(true[cell[0], cell[1]])
     return points, labels
-
-
-def turned(seen: Tensor, truth: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """The same, mirrored or turned."""
-    maps = torch.rot90(torch.cat([seen, truth[:, None]], dim=1), int(rng.integers(4)), (2, 3))
-    if rng.random() < 0.5:
-        maps = maps.flip(3)
-    return maps[:, :-1], maps[:, -1]

@@ -14,14 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from napari_clipsam import Segmenter, open_image
+from napari_clipsam import Segmenter
 from napari_clipsam.inference.concept_windows import ConceptMaps
 from napari_clipsam.inference.masks import full_logits
 from napari_clipsam.models.refiner import WINDOW, concept_input
+from napari_clipsam.planes import Plane
 from starter.batches import change_look
-from starter.close_ups import turned, view, windows_of
 from starter.data import Sample
-from starter.refiners import share_of_each
+from starter.views import Row, collect_views, turned
 
 __all__ = ["ConceptWindows", "as_shown", "collect", "draw"]
 
@@ -52,63 +52,44 @@ def collect(
     windows: int,
     rng: np.random.Generator,
 ) -> ConceptWindows:
-    """Ask for the labelled words of samples, for each in some views.
+    """Ask for the labelled words of samples, in some views of each.
 
     Parameters
     ----------
     segmenter : Segmenter
         Without a concept refiner.
-    samples : sequence of Sample
-        Those without masks are left out.
-    shares : sequence of float
-        How often each is to be drawn.
-    views : int
-        Of each sample: the whole plane, then parts of it; of large ones more.
+    samples, shares, views, rng
+        As `collect_views` takes them.
     windows : int
         Of each word in a view.
-    rng : numpy Generator
 
     Returns
     -------
     ConceptWindows
     """
-    rows: list[tuple[np.ndarray, ...]] = []
-    for sample, share in zip(samples, shares, strict=True):
-        found = [
-            row
-            for number in range(views * windows_of(sample.image.shape) if sample.concepts else 0)
-            for row in _in_view(segmenter, sample, number, windows, rng)
-        ]
-        grey = np.array((np.ptp(sample.image, axis=-1) == 0).all())
-        each = share_of_each(share, found)
-        rows += [(*row, grey, each) for row in found]
-    return ConceptWindows(
-        *(torch.from_numpy(np.stack(column)) for column in zip(*rows, strict=True))
-    )
+
+    def ask(sample: Sample, plane: Plane, where: tuple[slice, slice]) -> Iterator[Row]:
+        for word, labels in sample.concepts.items():
+            whole = _maps(segmenter, plane, word, labels[where])
+            for _ in range(windows if whole is not None else 0):
+                yield _window(whole, rng)
+
+    return ConceptWindows(*collect_views(samples, shares, views, ask, rng))
 
 
-def _in_view(
-    segmenter: Segmenter, sample: Sample, number: int, windows: int, rng: np.random.Generator
-) -> Iterator[tuple[np.ndarray, ...]]:
-    """Windows of each word in one view, all but their last two columns."""
-    rows, cols = view(sample.image.shape, number, rng)
-    plane = open_image(np.ascontiguousarray(sample.image[rows, cols])).plane()
-    for word, labels in sample.concepts.items():
-        answer = segmenter.first_look(plane, word)
-        if not answer.objects or answer.similarity is None:
-            continue
-        low, frame = answer.objects[0].logits, answer.objects[0].frame
-        assert low is not None and frame is not None
-        logits = full_logits(torch.from_numpy(low)[None], frame)[0]
-        longest = segmenter.model.sam.config.input_size
-        maps = ConceptMaps.of(plane.rgb, logits, answer.similarity, longest)
-        truth = torch.from_numpy((labels[rows, cols] > 0).astype(np.float32))
-        truth = F.interpolate(
-            truth[None, None], maps.chance.shape, mode="bilinear", antialias=True
-        )[0, 0]
-        whole = _bytes(maps, truth)
-        for _ in range(windows):
-            yield _window(whole, rng)
+def _maps(segmenter: Segmenter, plane: Plane, word: str, labels: np.ndarray) -> np.ndarray | None:
+    """What is known of a word in a plane, see `_bytes`; None where it is not found."""
+    answer = segmenter.first_look(plane, word)
+    if not answer.objects or answer.similarity is None:
+        return None
+    low, frame = answer.objects[0].logits, answer.objects[0].frame
+    assert low is not None and frame is not None
+    logits = full_logits(torch.from_numpy(low)[None], frame)[0]
+    longest = segmenter.model.sam.config.input_size
+    maps = ConceptMaps.of(plane.rgb, logits, answer.similarity, longest)
+    truth = torch.from_numpy((labels > 0).astype(np.float32))[None, None]
+    truth = F.interpolate(truth, maps.chance.shape, mode="bilinear", antialias=True)
+    return _bytes(maps, truth[0, 0])
 
 
 def _bytes(maps: ConceptMaps, truth: Tensor) -> np.ndarray:
@@ -122,7 +103,7 @@ def _bytes(maps: ConceptMaps, truth: Tensor) -> np.ndarray:
     return np.pad(every, edges, mode="edge")
 
 
-def _window(whole: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+def _window(whole: np.ndarray, rng: np.random.Generator) -> Row:
     """A part of all maps: every second one around a cell that is wrong, or else in the concept."""
     height, width = whole.shape[1:]
     at = rng.integers(height), rng.integers(width)

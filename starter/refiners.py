@@ -18,7 +18,7 @@ from starter import config, validate
 from starter.data import Sample
 from starter.loop import Run, arguments, matrices_apart, prepare, training_store
 
-__all__ = ["Collect", "RefinerStage", "refiner_arguments", "share_of_each", "train_refiner"]
+__all__ = ["Collect", "RefinerStage", "refiner_arguments", "train_refiner"]
 
 #: Options, samples, how often each is to be drawn, and the number of the process, to columns.
 Collect = Callable[[argparse.Namespace, list[Sample], list[float], int], Sequence[Tensor]]
@@ -89,11 +89,6 @@ def train_refiner(stage: RefinerStage, options: argparse.Namespace) -> bool:
     if run.done == 1:
         run.report(stage.scores(run.average.model, shown, options.device), "val")
     return run.done == 1
-
-
-def share_of_each(share: float, rows: Sequence[object]) -> np.ndarray:
-    """How often each row of a sample is drawn, if the sample is drawn so often."""
-    return np.array(share / max(1, len(rows)), np.float32)
 
 
 def _kept(options: argparse.Namespace, name: str, split: str, collect: Collect) -> list[Tensor]:
