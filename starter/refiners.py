@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from napari_clipsam.models.weights import load_sam
 from starter import config, validate
 from starter.data import Sample
 from starter.loop import Run, arguments, matrices_apart, prepare, training_store
@@ -62,6 +63,7 @@ def refiner_arguments(description: str, batch: int) -> argparse.ArgumentParser:
     parser.add_argument("--base", default="build/starter_run", help="folder of the frozen networks")
     parser.add_argument("--views", type=int, default=2, help="of each image")
     parser.add_argument("--rate", type=float, default=3e-3)
+    parser.add_argument("--start", help="SAM whose refiner is gone on from")
     return parser
 
 
@@ -73,6 +75,8 @@ def train_refiner(stage: RefinerStage, options: argparse.Namespace) -> bool:
         for split in ("train", "val")
     )
     refiner = stage.network(config.REFINERS[stage.name])
+    if options.start:
+        refiner.load_state_dict(getattr(load_sam(options.start), stage.name).state_dict())
     refiner = refiner.to(options.device, memory_format=torch.channels_last)
     run = Run(stage.name, refiner.train(), matrices_apart(refiner, options.rate), options)
     rng = np.random.default_rng(options.seed + run.step)

@@ -402,6 +402,11 @@ def test_the_refiner_learns_from_what_the_frozen_sam_answers(tiny: None, tmp_pat
     export.export_refiner(tmp_path, "refiner")
     after = load_sam(tmp_path / "sam.safetensors")
     assert after.config.refiner_widths == (8, 16) and after.refiner is not None
+    begun = curve(tmp_path, "refiner", "mask")[0]
+    start = ("--start", str(tmp_path / "sam.safetensors"))
+    (tmp_path / "refiner.pt").unlink()
+    assert stage_refiner.main(arguments(tmp_path, 5, *more, *start))
+    assert curve(tmp_path, "refiner", "mask")[-1] < 0.9 * begun, "it goes on"
     _assert_adds_to(before, after)
 
 
