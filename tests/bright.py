@@ -83,6 +83,7 @@ class BrightSegmenter:
         prompts: Sequence[Prompts],
         previous: Any = None,
         closely: bool = True,
+        followed: bool = False,
     ) -> list[Prediction]:
         self.set_plane(plane)
         return [self.predict(one, "object") for one in prompts]

@@ -83,6 +83,7 @@ class FakeSegmenter:
         prompts: Sequence[Prompts],
         previous: Sequence[ObjectMask] | None = None,
         closely: bool = True,
+        followed: bool = False,
     ) -> list[Prediction]:
         """Several."""
         return [

@@ -364,6 +364,26 @@ def test_what_an_adapter_decodes_is_redrawn_as_well(
     refining.model.sam.refiner = refiner
 
 
+def test_what_is_followed_need_not_fill_the_box_of_the_slice_before(
+    refining: Segmenter, make_plane: MakePlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Prompts] = []
+
+    def draw(
+        refine: object, rgb: object, masks: list[ObjectMask], prompts: list[Prompts]
+    ) -> list[ObjectMask]:
+        asked.extend(prompts)
+        return masks
+
+    monkeypatch.setattr(objects, "redraw", draw)
+    prompts = [Prompts(points=[(20, 20)], boxes=[(5, 5, 30, 31)])]
+    before = refining.answer_objects(make_plane(), prompts)[0].objects
+    refining.answer_objects(make_plane(seed=1), prompts, before, closely=False, followed=True)
+    corrected, followed = asked
+    assert len(corrected.boxes) == 1 and len(followed.boxes) == 0
+    np.testing.assert_array_equal(corrected.points, followed.points)
+
+
 def test_redrawing_can_be_stopped(refining: Segmenter, make_plane: MakePlane) -> None:
     asked: list[int] = []
     refining.check = lambda: asked.append(1)

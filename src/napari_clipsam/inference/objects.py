@@ -34,16 +34,30 @@ if TYPE_CHECKING:
 
 __all__ = ["ObjectFinder", "Wanted", "is_cut"]
 
+# What a click finds and is redrawn is small below this share of `SamConfig.least_object`: larger
+# objects gain next to nothing from a closer look, which takes longer than all the rest.
+_LEAST_REDRAWN = 0.42
 # Largest logit of a mask prompt: no decoder gives more, and float32 has an end.
 _SUREST = 1e4
 
 
 class Wanted(NamedTuple):
-    """One object: its prompts, one box among them at most, its word, and its earlier mask."""
+    """One object: its prompts, one box among them at most, its word, and its earlier mask.
+
+    Where it is followed, that is of the slice before, and the box only says about where it is now.
+    """
 
     prompts: Prompts
     word: str | None = None
     previous: ObjectMask | None = None
+    followed: bool = False
+
+    @property
+    def drawn_by(self) -> Prompts:
+        """Points and box that tell what is to be redrawn."""
+        if not self.followed:
+            return self.prompts
+        return Prompts(points=self.prompts.points, labels=self.prompts.labels)
 
 
 class ObjectFinder:
@@ -168,7 +182,10 @@ class ObjectFinder:
         if len(prompts.boxes) and self.decoder.refines:
             return None
         box = prompts.boxes[0] if len(prompts.boxes) else largest_piece(found).box
-        return closer_frame(frame, plane.shape, prompts, box, self.encoder.least_object)
+        least = self.encoder.least_object
+        if self.decoder.refines:
+            least = round(_LEAST_REDRAWN * least)
+        return closer_frame(frame, plane.shape, prompts, box, least)
 
     def _whole(
         self, plane: Plane, wanted: Sequence[Wanted], found: list[list[ObjectMask]]
@@ -216,7 +233,7 @@ class ObjectFinder:
         if not self.decoder.refines:
             return found
         result = list(found)
-        refine, prompts = self.decoder.refine, [one.prompts for one in wanted]
+        refine, prompts = self.decoder.refine, [one.drawn_by for one in wanted]
         alone = [i for i, masks in enumerate(found) if len(masks) == 1]
         drawn = redraw(refine, plane.rgb, [found[i][0] for i in alone], [prompts[i] for i in alone])
         for i, mask in zip(alone, drawn, strict=True):

@@ -311,7 +311,10 @@ class _Run:
             for key, p in zip(keys, prompts, strict=True)
         ]
         # What is followed shares the frames of its plane: enlarged parts would be encoded for each.
-        answers = self._segmenter.answer_objects(plane, said, previous, closely=previous is None)
+        followed = previous is not None
+        answers = self._segmenter.answer_objects(
+            plane, said, previous, closely=not followed, followed=followed
+        )
         # Without a word an adapter takes its last one, which others may change meanwhile.
         self._words.update((key, one.text) for key, one in zip(keys, answers, strict=True))
         return [one.objects[0] for one in answers]

@@ -303,6 +303,7 @@ class Segmenter:
         prompts: Sequence[Prompts],
         previous: Sequence[ObjectMask | None] | None = None,
         closely: bool = True,
+        followed: bool = False,
     ) -> list[Prediction]:
         """Answer prompts for objects of one plane, several of them decoded at once.
 
@@ -317,6 +318,9 @@ class Segmenter:
             What looks small is looked at from closer, where the model gains by that
             (`SamConfig.least_object`). False is sooner, since all share what is encoded of the
             plane; `closer` can follow.
+        followed : bool
+            The earlier masks are those of the slice before, and boxes only say about where the
+            objects are now: what a refiner draws need not fill them.
 
         Returns
         -------
@@ -335,7 +339,7 @@ class Segmenter:
             word, note = self._word(plane, one, "object", before)
             said.append((word, note))
             singles = split_boxes(one)
-            wanted += [Wanted(single, word, before) for single in singles]
+            wanted += [Wanted(single, word, before, followed) for single in singles]
             counts.append(len(singles))
         found, moved = self._runner.run(lambda: self._objects.find(plane, wanted, closely))
         seconds = self._encoder.seconds
