@@ -35,7 +35,7 @@ class ConceptMaps(NamedTuple):
     ----------
     rgb : ndarray of uint8, shape (R, C, 3)
     chance, similarity : Tensor, shape (R, C)
-        Of the concept being there, and of image and word; 0..1.
+        Of the concept being there, and of image and word; 0..1, on the CPU.
     """
 
     rgb: NDArray[np.uint8]
@@ -62,8 +62,9 @@ class ConceptMaps(NamedTuple):
         image = Image.fromarray(np.ascontiguousarray(rgb)).resize(
             (cols, rows), Image.Resampling.BILINEAR
         )
-        chance = _resized(torch.sigmoid(logits.float()), (rows, cols))
-        alike = _resized(torch.from_numpy(similarity).to(logits.device), (rows, cols))
+        # Not every device resizes without aliasing.
+        chance = _resized(torch.sigmoid(logits.float().cpu()), (rows, cols))
+        alike = _resized(torch.from_numpy(similarity), (rows, cols))
         return cls(np.array(image), chance, alike)
 
 
@@ -86,14 +87,14 @@ def redraw_concept(
     Returns
     -------
     Tensor, shape (h, w)
-        Logits, on the CPU.
+        Logits, on the device of those given.
     """
     maps = ConceptMaps.of(rgb, logits, similarity, longest)
     rows, cols = maps.chance.shape
     seen = torch.cat(
         [
             torch.from_numpy(maps.rgb).permute(2, 0, 1).float(),
-            torch.stack([maps.chance, maps.similarity]).cpu(),
+            torch.stack([maps.chance, maps.similarity]),
         ]
     )
     below, beside = max(0, WINDOW - rows), max(0, WINDOW - cols)
@@ -109,7 +110,7 @@ def redraw_concept(
         for (y, x), values in zip(some, drawn, strict=True):
             total[y : y + WINDOW, x : x + WINDOW] += near * values
             weight[y : y + WINDOW, x : x + WINDOW] += near
-    return _resized((total / weight)[:rows, :cols], rgb.shape[:2])
+    return _resized((total / weight)[:rows, :cols], rgb.shape[:2]).to(logits.device)
 
 
 def _starts(length: int) -> NDArray[np.int64]:

@@ -229,22 +229,21 @@ class ObjectFinder:
     def _redrawn(
         self, plane: Plane, wanted: Sequence[Wanted], found: list[list[ObjectMask]]
     ) -> list[list[ObjectMask]]:
-        """Masks of the base's decoder as its refiner draws them, those a click may mean last."""
+        """Masks as the refiner draws them, if there is one; of a click first what it means."""
         if not self.decoder.refines:
             return found
-        result = list(found)
         refine, prompts = self.decoder.refine, [one.drawn_by for one in wanted]
-        alone = [i for i, masks in enumerate(found) if len(masks) == 1]
-        drawn = redraw(refine, plane.rgb, [found[i][0] for i in alone], [prompts[i] for i in alone])
-        for i, mask in zip(alone, drawn, strict=True):
-            result[i] = [mask]
-        open_ = [i for i, masks in enumerate(found) if len(masks) > 1]
-        chosen = redraw_clicks(
-            refine, plane.rgb, [found[i] for i in open_], [prompts[i] for i in open_]
+        singles = [i for i, masks in enumerate(found) if len(masks) == 1]
+        clicks = [i for i, masks in enumerate(found) if len(masks) > 1]
+        one_each = redraw(
+            refine, plane.rgb, [found[i][0] for i in singles], [prompts[i] for i in singles]
         )
-        for i, masks in zip(open_, chosen, strict=True):
-            result[i] = masks
-        return result
+        three_each = redraw_clicks(
+            refine, plane.rgb, [found[i] for i in clicks], [prompts[i] for i in clicks]
+        )
+        result = dict(zip(clicks, three_each, strict=True))
+        result.update(zip(singles, ([mask] for mask in one_each), strict=True))
+        return [result[i] for i in range(len(found))]
 
     def _placed(self, plane: Plane, wanted: Wanted, closely: bool) -> tuple[Frame, ObjectPrompt]:
         """Where an object is looked for, and its prompts there."""
