@@ -12,7 +12,7 @@ from bright import BrightSegmenter, squares
 from scipy import ndimage
 
 from napari_clipsam import Prompts
-from napari_clipsam.inference.requests import Prediction
+from napari_clipsam.inference.requests import PredictRequest
 from napari_clipsam.training.metrics import dice
 from starter import measures, report, word_measures
 from starter.baseline import otsu_watershed
@@ -169,16 +169,24 @@ def test_centres_are_counted_inside_the_boxes_of_their_word(lab: Lab) -> None:
 
 
 def test_speed_and_size_have_units(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str | None] = []
+
+    def looks(lab: Lab, request: PredictRequest) -> tuple[float, float, int]:
+        asked.append(request.target)
+        return 0.03, 0.5, 99
+
     monkeypatch.setattr(measures, "_loading", lambda lab, threads: 0.25)
-    monkeypatch.setattr(lab.segmenter, "set_plane", lambda image: None)
-    monkeypatch.setattr(
-        lab.segmenter, "predict", lambda *asked: Prediction((512, 512), "concept"), raising=True
-    )
+    monkeypatch.setattr(measures, "_both_looks", looks)
     rows = {row.what: row for row in measures.speed(lab)}
+    assert set(asked) == {"concept", "object", "instances"}
     assert rows["loading the model"].value == 0.25
     size = rows["files"]
     assert size.unit == "MB" and 20 < size.value <= 30 and size.reached
-    assert rows["every one of 100 nuclei (0 found)"].unit == "s"
+    click = rows["a click after the first, median"]
+    assert click.unit == "ms" and click.value == pytest.approx(30) and click.reached
+    assert rows["... and its closer look, where it is small"].value == pytest.approx(530)
+    every = rows["every one of 100 nuclei (99 found)"]
+    assert every.unit == "s" and every.value == 0.03
 
 
 # ---------------------------------------------------------------- what is kept and printed

@@ -34,9 +34,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ObjectFinder", "Wanted", "is_cut"]
 
-# What a click finds and is redrawn is small below this share of `SamConfig.least_object`: larger
-# objects gain next to nothing from a closer look, which takes longer than all the rest.
-_LEAST_REDRAWN = 0.42
 # Largest logit of a mask prompt: no decoder gives more, and float32 has an end.
 _SUREST = 1e4
 
@@ -182,10 +179,7 @@ class ObjectFinder:
         if len(prompts.boxes) and self.decoder.refines:
             return None
         box = prompts.boxes[0] if len(prompts.boxes) else largest_piece(found).box
-        least = self.encoder.least_object
-        if self.decoder.refines:
-            least = round(_LEAST_REDRAWN * least)
-        return closer_frame(frame, plane.shape, prompts, box, least)
+        return closer_frame(frame, plane.shape, prompts, box, self.encoder.least_object)
 
     def _whole(
         self, plane: Plane, wanted: Sequence[Wanted], found: list[list[ObjectMask]]
