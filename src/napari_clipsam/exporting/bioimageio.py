@@ -25,6 +25,7 @@ from napari_clipsam.exporting.description import SMALLEST, describe
 from napari_clipsam.exporting.facts import gather
 from napari_clipsam.exporting.network import ConceptNetwork, file_of
 from napari_clipsam.inference.frames import is_large
+from napari_clipsam.inference.masks import full_logits
 from napari_clipsam.outputs import check_output, replacing
 
 if TYPE_CHECKING:
@@ -164,7 +165,7 @@ def check_package(path: Path) -> None:
 
 
 def _answer(segmenter: Segmenter, word: str, example: Plane) -> NDArray[np.bool_]:
-    """What the Segmenter marks in the example at first sight; refuses one that would show none."""
+    """What the Segmenter's decoder marks in the example; refuses one that would show none."""
     unknown = segmenter.unknown_words(word)
     if unknown:
         raise WordError(
@@ -176,14 +177,17 @@ def _answer(segmenter: Segmenter, word: str, example: Plane) -> NDArray[np.bool_
             f"The example image has {example.shape[0]} x {example.shape[1]} pixels. Cut out a part "
             f"of {SMALLEST} to {2 * size} pixels a side."
         )
-    # The package's network looks once.
+    # The package's network looks once, and redraws nothing.
     found = segmenter.first_look(example, word)
     if not found.match:
         raise PlaneError(
             f"The example image shows nothing of '{word}'. {found.note} Give an image that does, "
             "so that others see what the model is for."
         )
-    return found.labels() > 0
+    low, frame = found.objects[0].logits, found.objects[0].frame
+    # A plane that is not large is seen whole.
+    assert low is not None and frame is not None
+    return (full_logits(torch.from_numpy(low)[None], frame)[0] > 0).numpy()
 
 
 def _run(network: bytes, image: NDArray[np.uint8]) -> NDArray[np.float32]:
