@@ -23,7 +23,7 @@ from napari_clipsam.planes import Plane
 from napari_clipsam.training.metrics import innermost_pixel, tight_box
 from starter.batches import blur, change_look
 from starter.data import Sample
-from starter.views import Row, collect_views, turned
+from starter.views import Row, collect_views, squares, turned
 
 __all__ = ["CloseUps", "as_shown", "collect", "draw"]
 
@@ -81,8 +81,10 @@ def collect(
 
     def ask(sample: Sample, plane: Plane, where: tuple[slice, slice]) -> Iterator[Row]:
         for name, labels in sample.concepts.items():
+            if sample.kinds[name] != "instance":
+                continue
             asked = list(_questions(labels[where], objects, rng))
-            if sample.kinds[name] != "instance" or not asked:
+            if not asked:
                 continue
             answers = segmenter.answer_objects(plane, [p for p, _ in asked], closely=False)
             for (prompts, truth), answer in zip(asked, answers, strict=True):
@@ -206,11 +208,8 @@ def _cut(
 
     `first` (N, 2) and `side` (N, 1) are cells of the maps.
     """
-    cells = (torch.arange(CELLS) + 0.5) / CELLS
-    y, x = ((first[:, i : i + 1] + cells * side) * 2 / _KEPT - 1 for i in (0, 1))
-    grid = torch.stack(torch.broadcast_tensors(x[:, None, :], y[:, :, None]), dim=-1)
     placed = [(at - first.repeat(1, at.shape[1] // 2)) * (CELLS / side) for at in places]
-    return F.grid_sample(maps, grid, padding_mode="border", align_corners=False), placed
+    return squares(maps, first, side, CELLS), placed
 
 
 def _clicks(

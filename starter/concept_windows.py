@@ -21,7 +21,7 @@ from napari_clipsam.models.refiner import WINDOW, concept_input
 from napari_clipsam.planes import Plane
 from starter.batches import change_look
 from starter.data import Sample
-from starter.views import Row, collect_views, turned
+from starter.views import Row, collect_views, squares, turned
 
 __all__ = ["ConceptWindows", "as_shown", "collect", "draw"]
 
@@ -154,7 +154,4 @@ def _moved(maps: Tensor, generator: torch.Generator) -> Tensor:
     draws = torch.rand(len(maps), 3, generator=generator)
     side = WINDOW * torch.exp(0.8 * draws[:, :1] - 0.4).clamp(max=_KEPT / WINDOW)
     first = draws[:, 1:] * (_KEPT - side)
-    cells = (torch.arange(WINDOW) + 0.5) / WINDOW
-    y, x = ((first[:, i : i + 1] + cells * side) * 2 / _KEPT - 1 for i in (0, 1))
-    grid = torch.stack(torch.broadcast_tensors(x[:, None, :], y[:, :, None]), dim=-1)
-    return F.grid_sample(maps, grid, padding_mode="border", align_corners=False)
+    return squares(maps, first, side, WINDOW)

@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from napari_clipsam import open_image
 from napari_clipsam.planes import Plane
 from starter.data import Sample
 
-__all__ = ["Ask", "Row", "collect_views", "turned"]
+__all__ = ["Ask", "Row", "collect_views", "squares", "turned"]
 
 Row = tuple[np.ndarray, ...]
 #: A sample, what a view shows of it, and the view's rows and columns, to what is asked there.
@@ -76,6 +77,17 @@ def _view(shape: tuple[int, ...], number: int, rng: np.random.Generator) -> tupl
         side = int(rng.integers(*_PART))
     y, x = (int(rng.integers(max(1, length - side + 1))) for length in (height, width))
     return slice(y, y + side), slice(x, x + side)
+
+
+def squares(maps: Tensor, first: Tensor, side: Tensor, size: int) -> Tensor:
+    """Squares of `size` cells out of maps (N, C, S, S), from `first` (N, 2) on, `side` (N, 1) wide.
+
+    Both are cells of the maps.
+    """
+    cells = (torch.arange(size) + 0.5) / size
+    y, x = ((first[:, i : i + 1] + cells * side) * 2 / maps.shape[-1] - 1 for i in (0, 1))
+    grid = torch.stack(torch.broadcast_tensors(x[:, None, :], y[:, :, None]), dim=-1)
+    return F.grid_sample(maps, grid, padding_mode="border", align_corners=False)
 
 
 def turned(seen: Tensor, truth: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:

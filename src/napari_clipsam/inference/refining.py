@@ -59,7 +59,7 @@ def redraw(
         With the quality that is expected of them now, and the logits they had. What was empty, and
         has no box, stays so.
     """
-    return _drawn(refine, rgb, [[mask] * 3 for mask in masks], prompts, MARGIN)
+    return _drawn(refine, rgb, [[mask] for mask in masks], prompts, MARGIN)
 
 
 def meant(
@@ -126,7 +126,7 @@ def _drawn(
     prompts: Sequence[Prompts],
     margin: float,
 ) -> list[ObjectMask]:
-    """The first of three masks each, redrawn; how wide a close-up is goes by it."""
+    """The first of one or three masks each, redrawn; how wide a close-up is goes by it."""
     result = [best for best, *_ in masks]
     todo = [i for i, one in enumerate(result) if one.area or len(prompts[i].boxes)]
     for first in range(0, len(todo), _AT_ONCE):
@@ -177,7 +177,7 @@ def _seen(
     ]
     return (
         torch.from_numpy(pictures).permute(0, 3, 1, 2).float(),
-        torch.from_numpy(np.array(covers)).float() / 255,
+        torch.from_numpy(np.array(covers)).expand(-1, 3, -1, -1).float() / 255,
         torch.from_numpy(points),
         torch.from_numpy(labels),
         torch.from_numpy(boxes),
