@@ -158,6 +158,8 @@ def settings_of(bench: Bench, run: Run) -> FitSettings:
         n_conditioned=depth if variant.all_blocks else None,
         # Some variants first lose what the base can do and recover late: none is ended early.
         patience=FitSettings.patience if variant.from_starter else _NO_END,
+        # From the base the method itself is compared, without what redraws its masks.
+        refine=variant.from_starter,
         **variant.settings,
     )
 

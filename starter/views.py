@@ -6,14 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from napari_clipsam import open_image
 from napari_clipsam.planes import Plane
 from starter.data import Sample
 
-__all__ = ["Ask", "Row", "collect_views", "squares", "turned"]
+__all__ = ["Ask", "Row", "collect_views"]
 
 Row = tuple[np.ndarray, ...]
 #: A sample, what a view shows of it, and the view's rows and columns, to what is asked there.
@@ -77,22 +76,3 @@ def _view(shape: tuple[int, ...], number: int, rng: np.random.Generator) -> tupl
         side = int(rng.integers(*_PART))
     y, x = (int(rng.integers(max(1, length - side + 1))) for length in (height, width))
     return slice(y, y + side), slice(x, x + side)
-
-
-def squares(maps: Tensor, first: Tensor, side: Tensor, size: int) -> Tensor:
-    """Squares of `size` cells out of maps (N, C, S, S), from `first` (N, 2) on, `side` (N, 1) wide.
-
-    Both are cells of the maps.
-    """
-    cells = (torch.arange(size) + 0.5) / size
-    y, x = ((first[:, i : i + 1] + cells * side) * 2 / maps.shape[-1] - 1 for i in (0, 1))
-    grid = torch.stack(torch.broadcast_tensors(x[:, None, :], y[:, :, None]), dim=-1)
-    return F.grid_sample(maps, grid, padding_mode="border", align_corners=False)
-
-
-def turned(seen: Tensor, truth: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """What a refiner sees (N, C, S, S) and what is there (N, S, S), mirrored or turned."""
-    maps = torch.rot90(torch.cat([seen, truth[:, None]], dim=1), int(rng.integers(4)), (2, 3))
-    if rng.random() < 0.5:
-        maps = maps.flip(3)
-    return maps[:, :-1], maps[:, -1]

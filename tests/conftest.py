@@ -76,6 +76,15 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return Files(config, log)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _few_windows() -> Iterator[None]:
+    """Let refiners learn from so few windows a step that all tests which teach stay fast."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("napari_clipsam.training.concept_refining.WINDOWS", 1)
+        patch.setattr("napari_clipsam.training.concept_refining.CONCEPT_WIDTHS", (8, 16))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _same_draws() -> None:
     """Let no test depend on what others drew before it."""

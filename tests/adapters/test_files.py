@@ -18,6 +18,7 @@ from napari_clipsam.adapters.files import load_adapter, read_header, save_adapte
 from napari_clipsam.adapters.inject import Adapter, build_adapter
 from napari_clipsam.errors import AdapterError, OutputError
 from napari_clipsam.models.clip import Clip
+from napari_clipsam.models.refiner import ConceptRefiner
 from napari_clipsam.models.sam import Sam
 
 KEY = "napari_clipsam_adapter"
@@ -134,6 +135,28 @@ def test_a_loaded_adapter_shares_nothing_with_the_base(path: Path, clip: Clip) -
         for parameter in sam.parameters():
             parameter.zero_()
     assert all(torch.equal(value, before[n]) for n, value in loaded.state_dict().items())
+
+
+def test_a_refiner_of_its_own_is_in_the_file(
+    adapter: Adapter, sam: Sam, clip: Clip, tmp_path: Path
+) -> None:
+    path = save_adapter(adapter.with_refiner(ConceptRefiner((8, 16))), tmp_path / "r.safetensors")
+    loaded = load_adapter(path, sam, clip)
+    assert loaded.config == adapter.config and loaded.config.refiner_widths == (8, 16)
+    assert loaded.config.redrawn_concepts and loaded.concept_refiner is not None
+    assert adapter.concept_refiner is not None
+    stored = loaded.concept_refiner.state_dict()
+    for name, value in adapter.concept_refiner.state_dict().items():
+        assert torch.equal(stored[name], value.half().float()), name
+
+
+@pytest.mark.parametrize("widths", [[12], [8, "x"], [8, 1 << 40], [0], "16"])
+def test_a_refiner_of_impossible_widths_is_refused(
+    path: Path, sam: Sam, clip: Clip, widths: Any
+) -> None:
+    rewrite(path, config={"refiner_widths": widths})
+    with pytest.raises(AdapterError, match="refiner_widths"):
+        load_adapter(path, sam, clip)
 
 
 def test_a_trained_decoder_is_in_the_file(

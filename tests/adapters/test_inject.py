@@ -90,6 +90,7 @@ def test_settings_of_a_newer_version_are_named() -> None:
         ("scale", "half", "float"),
         ("kind", None, "str"),
         ("init", 0, "str"),
+        ("refiner_widths", 16, "list"),
     ],
 )
 def test_a_setting_of_the_wrong_type_is_named(setting: str, value: object, wanted: str) -> None:

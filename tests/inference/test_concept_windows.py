@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from napari_clipsam.inference.concept_windows import ConceptMaps, redraw_concept
+from napari_clipsam.inference.concept_windows import ConceptMaps, redraw_concept, resized
 
 
 def scene(shape: tuple[int, int]) -> tuple[np.ndarray, Tensor, np.ndarray]:
@@ -35,7 +35,7 @@ class Refiner:
 @given(st.tuples(st.integers(1, 300), st.integers(1, 300)))
 def test_small_crops_come_back_pixel_by_pixel(shape: tuple[int, int]) -> None:
     rgb, logits, grid = scene(shape)
-    drawn = redraw_concept(Refiner(), rgb, logits, grid, longest=512)
+    drawn = redraw_concept(Refiner(), ConceptMaps.of(rgb, logits, grid, longest=512))
     torch.testing.assert_close(drawn.clamp(-9, 9), logits.clamp(-9, 9), atol=0.05, rtol=0)
 
 
@@ -45,7 +45,7 @@ def test_large_crops_are_drawn_on_coarser_cells(shape: tuple[int, int]) -> None:
     maps = ConceptMaps.of(rgb, logits, grid, longest=256)
     assert max(maps.chance.shape) == 256 and maps.rgb.shape[:2] == maps.chance.shape
     assert maps.similarity.shape == maps.chance.shape
-    drawn = redraw_concept(Refiner(), rgb, logits, grid, longest=256)
+    drawn = resized(redraw_concept(Refiner(), maps), shape)
     assert drawn.shape == shape
     agree = (drawn > 0) == (logits > 0)
     assert agree.float().mean() > 0.99
@@ -53,7 +53,7 @@ def test_large_crops_are_drawn_on_coarser_cells(shape: tuple[int, int]) -> None:
 
 def test_memory_does_not_grow_with_the_plane() -> None:
     refiner = Refiner()
-    redraw_concept(refiner, *scene((500, 500)), longest=512)
+    redraw_concept(refiner, ConceptMaps.of(*scene((500, 500)), longest=512))
     assert sum(refiner.sizes) > 30 and max(refiner.sizes) <= 8
 
 
@@ -68,7 +68,7 @@ def test_a_refiner_sees_pixels_under_their_chance() -> None:
     rgb = np.repeat(ramp.round().astype(np.uint8)[..., None], 3, axis=-1)
     logits = torch.logit(torch.from_numpy(ramp / 255)).float()
     similarity = (ramp / 255).astype(np.float32)
-    redraw_concept(refine, rgb, logits, similarity, longest=512)
+    redraw_concept(refine, ConceptMaps.of(rgb, logits, similarity, longest=512))
     pixels, chance, alike = torch.cat(seen).unbind(1)
     torch.testing.assert_close(pixels, chance, atol=1, rtol=0)
     torch.testing.assert_close(pixels, alike, atol=1, rtol=0)

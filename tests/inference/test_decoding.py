@@ -13,7 +13,7 @@ from napari_clipsam.geometry import whole_plane
 from napari_clipsam.inference.decoding import ObjectPrompt, PromptDecoder
 from napari_clipsam.inference.encoding import PlaneEncoder, View
 from napari_clipsam.inference.segmenter import Segmenter
-from napari_clipsam.models.refiner import ConceptRefiner
+from napari_clipsam.models.refiner import ConceptRefiner, concept_input
 from napari_clipsam.models.registry import LoadedModel
 from napari_clipsam.planes import Plane
 
@@ -141,3 +141,18 @@ def test_concepts_are_redrawn_for_adapters_whose_concepts_the_refiner_knows(
     assert logits.shape == (2, 96, 96)
     monkeypatch.setattr(sam, "concept_refiner", None)
     assert not decoder.refines_concepts
+
+
+def test_an_adapters_own_refiner_goes_before_the_bases(
+    segmenter: Segmenter, make_adapter: Callable[..., Adapter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder, own = segmenter._decoder, ConceptRefiner((8, 16)).eval()
+    monkeypatch.setattr(segmenter.model.sam, "concept_refiner", ConceptRefiner((8, 16)).eval())
+    segmenter.set_adapter(make_adapter().with_refiner(own))
+    rgb, chance, alike = (
+        torch.rand(1, 3, 96, 96) * 255,
+        torch.rand(1, 96, 96),
+        torch.rand(1, 96, 96),
+    )
+    drawn = decoder.refine_concept(rgb, chance, alike)
+    assert torch.equal(drawn, own(concept_input(rgb, chance, alike)))

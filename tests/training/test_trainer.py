@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -13,18 +14,20 @@ import numpy as np
 import pytest
 import torch
 from lessons import example, split, tiny_model
+from torch import Tensor
 
 from napari_clipsam.adapters.base import AdapterConfig
 from napari_clipsam.adapters.files import load_adapter, round_as_stored, save_adapter
 from napari_clipsam.adapters.inject import Adapter, build_adapter
 from napari_clipsam.errors import ConfigError, Stopped, WeightsError
+from napari_clipsam.models.refiner import ConceptRefiner
 from napari_clipsam.models.registry import LoadedModel
 from napari_clipsam.training import trainer
 from napari_clipsam.training.events import TrainEvent, TrainResult
 from napari_clipsam.training.learner import HeadLearner
 from napari_clipsam.training.material import Material
 from napari_clipsam.training.samples import Split
-from napari_clipsam.training.scoring import held_out_scores
+from napari_clipsam.training.scoring import Scorer, held_out_scores
 from napari_clipsam.training.settings import FitSettings
 from napari_clipsam.training.settling import SHARES
 from napari_clipsam.training.starting import prepare_adapter
@@ -103,8 +106,7 @@ def test_it_goes_on_from_an_adapter_which_stays_as_it_was(
 
 def test_words_taught_before_stay_known(model: LoadedModel, run: list[TrainEvent]) -> None:
     start = result_of(run).adapter
-    settings = replace(QUICK, steps=20)
-    result = result_of(list(fit(model, split(words=("squares",)), settings, start)))
+    result = result_of(list(fit(model, split(words=("squares",)), QUICK, start)))
     assert result.improved
     assert result.adapter.info.words == ("blobs", "squares")
     assert set(result.adapter.taught) == {"blobs", "squares"}
@@ -282,9 +284,9 @@ def test_settling_is_left_out_where_it_would_take_long(
 ) -> None:
     measure = trainer.Scorer.measure
 
-    def slow(self: trainer.Scorer, adapter: Adapter | None) -> Any:
+    def slow(self: trainer.Scorer, adapter: Adapter | None, redrawn: bool = True) -> Any:
         time.sleep(0.4)
-        return measure(self, adapter)
+        return measure(self, adapter, redrawn)
 
     monkeypatch.setattr(trainer.Scorer, "measure", slow)
     settled: list[int] = []
@@ -383,6 +385,86 @@ def test_without_space_for_the_state_training_goes_on_and_says_so(
     assert not list(tmp_path.iterdir())
 
 
+# ---------------------------------------------------------------- what is redrawn
+
+
+def bare(result: TrainResult) -> bool:
+    """Whether an adapter has no refiner of its own."""
+    config = result.adapter.config
+    return not (config.redrawn_concepts or config.refiner_widths or result.adapter.concept_refiner)
+
+
+def test_what_a_word_marks_is_redrawn_where_that_is_better(
+    model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Truth(ConceptRefiner):
+        """Draws what is bright, as the labels are."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x[:, 0] - 1
+
+    def perfect(*_: Any) -> Generator[TrainEvent, None, ConceptRefiner]:
+        yield TrainEvent("refine")
+        return Truth((8, 16))
+
+    monkeypatch.setattr(trainer, "refine", perfect)
+    events = list(fit(model, split(), replace(QUICK, steps=20)))
+    result = result_of(events)
+    last = [event for event in events if event.stage == "refine"][-1]
+    assert result.best == last.score and last.score > 0.9
+    assert isinstance(result.adapter.concept_refiner, Truth)
+    assert result.adapter.config.redrawn_concepts
+    assert last.preview is not None and last.preview.mask.any()
+
+
+def test_a_refiner_that_draws_worse_is_not_kept(
+    model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Nothing(ConceptRefiner):
+        def forward(self, x: Tensor) -> Tensor:
+            return x[:, 0] * 0 - 1
+
+    def useless(*_: Any) -> Generator[TrainEvent, None, ConceptRefiner]:
+        yield TrainEvent("refine")
+        return Nothing((8, 16))
+
+    monkeypatch.setattr(trainer, "refine", useless)
+    result = result_of(list(fit(model, split(), QUICK)))
+    assert bare(result) and result.improved and result.best > 0.6
+
+
+@pytest.mark.parametrize("changes", [{"refine": False}, {"goal": "object"}])
+def test_nothing_is_refined_where_it_is_not_wanted(model: LoadedModel, changes: dict) -> None:
+    events = list(fit(model, split(), replace(QUICK, steps=8, **changes)))
+    assert bare(result_of(events))
+    assert not any(event.stage == "refine" for event in events)
+    assert result_of(events).facts["steps"] == 8
+
+
+def test_a_start_with_a_refiner_is_beaten_as_its_users_see_it(
+    model: LoadedModel, run: list[TrainEvent]
+) -> None:
+    start = result_of(run).adapter
+    assert start.config.redrawn_concepts, "else this tells nothing"
+    scorer = Scorer(model, split().held_out, "concept")
+    redrawn, plain = scorer.measure(start).total, scorer.measure(start, redrawn=False).total
+    assert redrawn != plain
+    result = result_of(list(fit(model, split(), replace(QUICK, steps=12), start)))
+    assert result.baseline == redrawn
+    assert result.best >= redrawn
+
+
+def test_a_stop_while_it_refines_keeps_what_was_taught(model: LoadedModel) -> None:
+    asked = threading.Event()
+    for event in fit(model, split(), QUICK, stop=asked.is_set):
+        if event.stage == "refine":
+            asked.set()
+    result = result_of([event])
+    assert result.reason == "stopped" and result.improved and bare(result)
+    trained = [e.score for e in result.curve if e.stage == "train" and e.score is not None]
+    assert result.best >= 0.9 * max(trained)
+
+
 # ---------------------------------------------------------------- when it does not go well
 
 
@@ -411,11 +493,11 @@ def test_a_run_that_goes_on_is_given_up_when_it_would_have_been(
     whole = result_of(list(fit(model, split(), settings, start)))
     asked = threading.Event()
     for event in fit(model, split(), settings, start, state, stop=asked.is_set):
-        if event.step == 16:  # with two scores to go
+        if event.step == 13:  # with two scores to go
             asked.set()
     resumed = result_of(list(fit(model, split(), settings, start, state, resume=True)))
     assert whole.reason == resumed.reason == "no better"
-    assert whole.facts["steps"] == resumed.facts["steps"] == 21
+    assert whole.facts["steps"] == resumed.facts["steps"] == 18
     assert [e.stage for e in resumed.curve] == [e.stage for e in whole.curve]
 
 
@@ -424,15 +506,15 @@ def test_when_nothing_beats_the_base_the_best_that_was_trained_comes_back(
 ) -> None:
     measure = trainer.Scorer.measure
 
-    def base_is_best(self: trainer.Scorer, adapter: Adapter | None) -> Any:
-        scores = measure(self, adapter)
+    def base_is_best(self: trainer.Scorer, adapter: Adapter | None, redrawn: bool = True) -> Any:
+        scores = measure(self, adapter, redrawn)
         return replace(scores, dice=0.99) if adapter is None else scores
 
     monkeypatch.setattr(trainer.Scorer, "measure", base_is_best)
     events = list(fit(model, split(), replace(QUICK, steps=20)))
     result = result_of(events)
     assert not result.improved and result.baseline == 0.99
-    trained = [e.score for e in events if e.stage == "train" and e.score is not None]
+    trained = [e.score for e in events if e.step and e.score is not None]
     assert result.best == max(trained) < 0.99
     assert result.adapter.info.words == ("blobs",)
     assert all(e.best == 0.99 for e in events if e.best is not None)

@@ -38,6 +38,7 @@ REASSURANCE = (
 )
 _MORE = "More labelled slices help most."
 _MEASURES = {"concept": "Dice", "object": "IoU", "both": "Dice and IoU"}
+_DOING = {"train": "learning", "refine": "learning to draw its outlines"}
 _MEANINGS = {
     "Dice": "overlap with your labels on {where}, which it never learns from",
     "IoU": "overlap with your objects on {where}, after one click in each, which it never learns "
@@ -92,7 +93,7 @@ def progress(event: TrainEvent) -> str:
     if event.progress >= 1:
         return "a last look at the held-out part"
     left = f"{time_needed(event.seconds_left)} left" if event.seconds_left > 0 else ""
-    what = "learning" if event.stage == "train" else "looking at the slices"
+    what = _DOING.get(event.stage, "looking at the slices")
     return ", ".join(part for part in (what, left) if part)
 
 

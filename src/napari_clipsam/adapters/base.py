@@ -24,7 +24,13 @@ if TYPE_CHECKING:
 __all__ = ["AdapterConfig", "BlockLayer", "layer_class", "layer_kinds", "register"]
 
 # Annotations of `AdapterConfig` to what JSON may hold for them; all others are strings.
-_JSON_TYPES: dict[str, tuple[type, ...]] = {"int": (int,), "bool": (bool,), "float": (int, float)}
+_JSON_TYPES: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "bool": (bool,),
+    "float": (int, float),
+    "tuple[int, ...]": (tuple, list),
+}
+_WIDEST = 1024
 
 
 @dataclass(frozen=True)
@@ -69,8 +75,10 @@ class AdapterConfig:
         Whether the image embedding that objects are decoded from is conditioned. False, with
         `own_objects` False, leaves objects to the base as if there were no adapter.
     redrawn_concepts : bool
-        Whether the base's concept refiner, if it brings one, redraws what the adapter finds of a
-        concept. It knows the looks of the concepts it was trained on, and spoils others.
+        Whether a concept refiner redraws what the adapter finds of a concept: its own, or else the
+        base's, if it brings one. It knows the looks of what it was trained on, and spoils others.
+    refiner_widths : tuple of int
+        Of the adapter's own concept refiner; empty where it has none.
     """
 
     n_conditioned: int
@@ -91,6 +99,7 @@ class AdapterConfig:
     own_objects: bool = True
     conditioned_objects: bool = True
     redrawn_concepts: bool = False
+    refiner_widths: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         checks = (
@@ -111,6 +120,11 @@ class AdapterConfig:
                 self.conditioned_objects or not self.own_objects,
                 "conditioned_objects",
                 "true where own_objects is",
+            ),
+            (
+                all(w in range(8, _WIDEST + 1, 8) for w in self.refiner_widths),
+                "refiner_widths",
+                f"multiples of 8 up to {_WIDEST}",
             ),
         )
         for good, name, wanted in checks:
@@ -140,7 +154,11 @@ class AdapterConfig:
                     f"Adapter setting {name} is {value!r}; it must be a {wanted[-1].__name__}."
                 )
         try:
-            config = cls(**{k: v for k, v in values.items() if k in known})
+            # JSON has no tuples.
+            plain: dict[str, Any] = {
+                k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in known
+            }
+            config = cls(**plain)
         except TypeError as error:
             raise ConfigError(
                 f"The adapter's configuration is incomplete ({error}). Use a whole file."

@@ -18,6 +18,7 @@ from napari_clipsam.adapters import lora, semantic  # noqa: F401
 from napari_clipsam.adapters.base import AdapterConfig, layer_class
 from napari_clipsam.adapters.lora import ClipAttentionTuning, ClipLoraTuning
 from napari_clipsam.errors import AdapterError, WordError
+from napari_clipsam.models.refiner import ConceptRefiner
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -76,6 +77,8 @@ class Adapter(nn.Module):
         One layer per conditioned block, first to last.
     prompt_encoder, mask_decoder : Module
         Its own, copied from the base.
+    concept_refiner : ConceptRefiner or None
+        Its own, which redraws what it finds of a concept.
     """
 
     def __init__(
@@ -96,6 +99,8 @@ class Adapter(nn.Module):
         self.prompt_encoder = copy.deepcopy(sam.prompt_encoder).requires_grad_()
         self.mask_decoder = copy.deepcopy(sam.mask_decoder).requires_grad_()
         self.clip_tuning = _make_tuning(config, clip)
+        widths = config.refiner_widths
+        self.concept_refiner = ConceptRefiner(widths) if widths else None
         self._taught: list[str] = []
         self.deltas = nn.ParameterList()
         if config.object_mode:
@@ -156,6 +161,12 @@ class Adapter(nn.Module):
         """Learned vector (D,) of a taught word, whatever its case and spacing, if it has one."""
         key = _word_key(word)
         return self.deltas[self._taught.index(key)] if key in self._taught else None
+
+    def with_refiner(self, refiner: ConceptRefiner) -> Adapter:
+        """The same adapter with a concept refiner of its own."""
+        self.concept_refiner = refiner
+        self.config = replace(self.config, redrawn_concepts=True, refiner_widths=refiner.widths)
+        return self
 
     def with_info(self, **changes: Any) -> Adapter:
         """The same adapter with other facts in `info`."""
@@ -225,6 +236,7 @@ def parameter_counts(adapter: Adapter) -> dict[str, int]:
         "mask_decoder": count(adapter.mask_decoder),
         "prompt_encoder": count(adapter.prompt_encoder),
         "clip_attention": count(adapter.clip_tuning),
+        "concept_refiner": count(adapter.concept_refiner),
     }
 
 

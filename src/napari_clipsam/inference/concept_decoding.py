@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from napari_clipsam.inference.concept_windows import redraw_concept
+from napari_clipsam.inference.concept_windows import ConceptMaps, redraw_concept, resized
 from napari_clipsam.inference.grids import on_grid
 from napari_clipsam.inference.masks import full_logits
 from napari_clipsam.semantics import concept_prompts, cosine_statistics
@@ -110,13 +110,13 @@ class ConceptDecoder:
         """Logits of a concept at the pixels (h, w) of a view, redrawn where that is possible."""
         if not self.decoder.refines_concepts:
             return logits
-        return redraw_concept(
-            self.decoder.refine_concept,
-            view.plane.rgb[view.frame.slices],
-            logits,
-            found.similarity,
-            view.frame.input_size,
-        )
+        drawn = redraw_concept(self.decoder.refine_concept, self.maps(logits, found, view))
+        return resized(drawn, view.frame.shape).to(logits.device)
+
+    def maps(self, logits: Tensor, found: FoundConcept, view: View) -> ConceptMaps:
+        """What a refiner sees of a concept with logits (h, w) at the pixels of a view."""
+        rgb = view.plane.rgb[view.frame.slices]
+        return ConceptMaps.of(rgb, logits, found.similarity, view.frame.input_size)
 
     def cells(self, logits: Tensor, found: FoundConcept, view: View) -> Tensor:
         """Logits of a concept (M, M), redrawn where that is possible."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-__all__ = ["ConceptMaps", "redraw_concept"]
+__all__ = ["ConceptMaps", "redraw_concept", "resized"]
 
 # What `concept_input` takes to logits.
 RefineConcept = Callable[..., "Tensor"]
@@ -63,33 +63,25 @@ class ConceptMaps(NamedTuple):
             (cols, rows), Image.Resampling.BILINEAR
         )
         # Not every device resizes without aliasing.
-        chance = _resized(torch.sigmoid(logits.float().cpu()), (rows, cols))
-        alike = _resized(torch.from_numpy(similarity), (rows, cols))
+        chance = resized(torch.sigmoid(logits.float().cpu()), (rows, cols))
+        alike = resized(torch.from_numpy(similarity), (rows, cols))
         return cls(np.array(image), chance, alike)
 
 
-def redraw_concept(
-    refine: RefineConcept,
-    rgb: NDArray[np.uint8],
-    logits: Tensor,
-    similarity: NDArray[np.float32],
-    longest: int,
-) -> Tensor:
-    """Redraw the logits of a concept in a crop of a plane.
+def redraw_concept(refine: RefineConcept, maps: ConceptMaps) -> Tensor:
+    """Redraw a concept in a crop of a plane.
 
     Parameters
     ----------
     refine : callable
         `PromptDecoder.refine_concept`.
-    rgb, logits, similarity, longest
-        As `ConceptMaps.of` takes them.
+    maps : ConceptMaps
 
     Returns
     -------
-    Tensor, shape (h, w)
-        Logits, on the device of those given.
+    Tensor, shape (R, C)
+        Logits, on the CPU.
     """
-    maps = ConceptMaps.of(rgb, logits, similarity, longest)
     rows, cols = maps.chance.shape
     seen = torch.cat(
         [
@@ -110,7 +102,7 @@ def redraw_concept(
         for (y, x), values in zip(some, drawn, strict=True):
             total[y : y + WINDOW, x : x + WINDOW] += near * values
             weight[y : y + WINDOW, x : x + WINDOW] += near
-    return _resized((total / weight)[:rows, :cols], rgb.shape[:2]).to(logits.device)
+    return (total / weight)[:rows, :cols]
 
 
 def _starts(length: int) -> NDArray[np.int64]:
@@ -126,7 +118,7 @@ def _nearness() -> Tensor:
     return line[:, None] * line
 
 
-def _resized(values: Tensor, shape: tuple[int, ...]) -> Tensor:
+def resized(values: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Values (h, w) on another grid."""
     antialias = shape[0] < values.shape[0] or shape[1] < values.shape[1]
     return F.interpolate(

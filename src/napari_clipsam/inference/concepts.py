@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from napari_clipsam.geometry import Frame
+    from napari_clipsam.inference.concept_windows import ConceptMaps
     from napari_clipsam.inference.decoding import PromptDecoder
     from napari_clipsam.inference.encoding import PlaneEncoder
     from napari_clipsam.inference.instances import InstanceSettings
@@ -124,6 +125,17 @@ class ConceptFinder:
             text=word,
             similarity=similarity,
         )
+
+    def maps(
+        self, plane: Plane, word: str, wanted: Callable[[Frame], bool]
+    ) -> Iterator[tuple[Frame, ConceptMaps]]:
+        """What a concept refiner sees in each frame of a plane that is wanted."""
+        if self.encoder.unknown_words(word):
+            return
+        for frame in filter(wanted, self.encoder.concept_frames(plane.shape)):
+            view = View(plane, frame)
+            found = self._concepts.decode(view, word, Prompts(word))
+            yield frame, self._concepts.maps(full_logits(found.logits[None], frame)[0], found, view)
 
     def closer(
         self,

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from napari_clipsam.adapters.inject import Adapter, Target
     from napari_clipsam.geometry import Frame
     from napari_clipsam.inference.encoding import PlaneEncoder
+    from napari_clipsam.models.refiner import ConceptRefiner
     from napari_clipsam.models.stock import MaskDecoder, PromptEncoder
 
 __all__ = ["ObjectPrompt", "PromptDecoder"]
@@ -107,9 +108,14 @@ class PromptDecoder:
     @property
     def refines_concepts(self) -> bool:
         """Whether there is a refiner of concepts, and it knows those of the adapter."""
+        return self._concept_refiner is not None
+
+    @property
+    def _concept_refiner(self) -> ConceptRefiner | None:
         adapter = self.encoder.adapter
-        known = adapter is not None and adapter.config.redrawn_concepts
-        return known and self.encoder.sam.concept_refiner is not None
+        if adapter is None or not adapter.config.redrawn_concepts:
+            return None
+        return adapter.concept_refiner or self.encoder.sam.concept_refiner
 
     def refine_concept(self, *seen: Tensor) -> Tensor:
         """Redraw windows on a concept, where it `refines_concepts`.
@@ -129,7 +135,7 @@ class PromptDecoder:
         ClipSamError, Stopped
             As `run`.
         """
-        refiner = self.encoder.sam.concept_refiner
+        refiner = self._concept_refiner
         assert refiner is not None
         self.encoder.pause()
         with self.encoder.timed("decode"):

@@ -42,11 +42,13 @@ from napari_clipsam.prompts import Prompts
 
 if TYPE_CHECKING:
     from collections import Counter
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
+    from napari_clipsam.geometry import Frame
+    from napari_clipsam.inference.concept_windows import ConceptMaps
     from napari_clipsam.inference.shelf import Shelf
 
 __all__ = ["Segmenter"]
@@ -399,6 +401,14 @@ class Segmenter:
         It tells presence, and leaves the logits of a whole plane; `closer` can follow.
         """
         return self.answer(PredictRequest(plane, Prompts(text=word), "concept"), closely=False)
+
+    @torch.inference_mode()
+    def concept_maps(
+        self, plane: Plane, word: str, wanted: Callable[[Frame], bool]
+    ) -> Iterator[tuple[Frame, ConceptMaps]]:
+        """Tell what a concept refiner sees of a word in each wanted frame of a plane."""
+        with memory_guard(self.device, self._encoder.dtype):
+            yield from self._concepts.maps(plane, word, wanted)
 
     @torch.inference_mode()
     def similarity(self, plane: Plane, word: str) -> NDArray[np.float32] | None:

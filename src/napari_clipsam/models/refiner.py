@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CELLS",
+    "CONCEPT_WIDTHS",
     "WINDOW",
     "ConceptRefiner",
     "MaskRefiner",
@@ -25,6 +26,8 @@ __all__ = [
 CELLS = 64
 #: Cells along each side of a window on a concept.
 WINDOW = 96
+#: Of a concept refiner that is made anew.
+CONCEPT_WIDTHS = (16, 24, 32, 48)
 
 _CHANNELS, _CONCEPT_CHANNELS = 9, 5
 # Of a click's mark, in cells; and the contrast, grey values, below which a close-up stays flat.
@@ -54,6 +57,7 @@ class _UNet(nn.Module):
 
     def __init__(self, channels: int, widths: tuple[int, ...]) -> None:
         super().__init__()
+        self.widths = widths
         pairs = list(pairwise(widths))
         self.first = _Convolutions(channels, widths[0])
         self.down = nn.ModuleList(_Convolutions(a, b) for a, b in pairs)

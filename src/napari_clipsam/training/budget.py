@@ -11,6 +11,13 @@ import torch
 
 from napari_clipsam.inference.devices import memory_guard, synchronize, training_dtype
 from napari_clipsam.planes import Plane
+from napari_clipsam.training.concept_refining import (
+    REFINE_SHARE,
+    WINDOWS,
+    RefinerLearner,
+    first_refiner,
+)
+from napari_clipsam.training.concept_windows import KEPT, ConceptWindows
 from napari_clipsam.training.describing import ABSENT_ASKED
 from napari_clipsam.training.events import Estimate
 from napari_clipsam.training.learner import WHOLE_FROM, HeadLearner
@@ -47,13 +54,15 @@ _COPIES = 7
 class Probe(NamedTuple):
     """What was tried out, of a view, of a step of each part, and of a score.
 
-    Seconds; ``words`` is 0 where CLIP is not tuned. ``view_bytes``, ``step_bytes`` and
-    ``adapter_bytes`` are what one view, one step and one copy of the weights take.
+    Seconds; ``words`` is 0 where CLIP is not tuned, ``refiner`` where nothing is refined.
+    ``view_bytes``, ``step_bytes`` and ``adapter_bytes`` are what one view, one step and one copy of
+    the weights take.
     """
 
     view: float
     words: float
     head: float
+    refiner: float
     score: float
     view_bytes: int
     step_bytes: int
@@ -63,8 +72,10 @@ class Probe(NamedTuple):
         """What learning from so many planes, and measuring on so many others, needs."""
         n_views = n_planes * (settings.views or views_of_a_plane(n_planes))
         share = WORDS_SHARE if self.words else 0.0
+        refined = REFINE_SHARE if self.refiner else 0.0
         step = share * self.words + (1 - share) * self.head
-        scores = (1 - share) * SCORES_A_RUN * self.score * n_held_out
+        step = (1 - refined) * step + refined * self.refiner
+        scores = (1 - share) * (1 - refined) * SCORES_A_RUN * self.score * n_held_out
         # Settling sees planes it learnt from for the first time, and asks each for every share.
         settling = min(SETTLED_ON, n_planes + n_held_out) * (
             self.view + (1 + len(SHARES)) * self.score
@@ -163,10 +174,18 @@ def probe(
         kept = max(kept, bytes_kept(lambda: learner.step(1.0), networks))
         part = clock.time(lambda: learner.step(0.0))[1]
         whole = clock.time(lambda: learner.step(1.0))[1]
+        refiner = 0.0
+        if settings.refines:
+            maps = np.full((7, KEPT, KEPT), 128, np.uint8)
+            windows = ConceptWindows([maps], WINDOWS, settings.seed, device)
+            fresh = first_refiner(model.sam, start, settings.seed)
+            last = RefinerLearner(windows, fresh, settings)
+            kept = max(kept, bytes_kept(lambda: last.step(0.0), (fresh,)))
+            refiner = clock.time(lambda: last.step(0.0))[1]
     head = WHOLE_FROM * part + (1 - WHOLE_FROM) * whole
     weights = sum(p.nbytes for p in adapter.parameters())
     # Of a step less than half is the way there, and a score has a trunk that is kept.
-    return Probe(view_seconds, words, head, whole / 2, view.nbytes, kept, weights)
+    return Probe(view_seconds, words, head, refiner, whole / 2, view.nbytes, kept, weights)
 
 
 class _Clock:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Estimate", "Preview", "Reason", "TrainEvent", "TrainResult"]
 
-Stage = Literal["encode", "train", "done"]
+Stage = Literal["encode", "train", "refine", "done"]
 Reason = Literal["budget", "stopped", "no better", "not finite", "no memory"]
 
 
@@ -58,7 +58,7 @@ class TrainEvent:
 
     Attributes
     ----------
-    stage : {"encode", "train", "done"}
+    stage : {"encode", "train", "refine", "done"}
     step : int
         Optimiser steps done.
     progress : float

@@ -44,7 +44,7 @@ _MOST_ROUNDS = 3
 WHOLE_FROM = 0.7
 
 
-class HeadLearner(Learner):
+class HeadLearner(Learner["View"]):
     """Trains what conditions and decodes.
 
     Parameters
@@ -73,7 +73,13 @@ class HeadLearner(Learner):
             ):
                 groups["blocks"].append(parameter)
         rates = {name: (settings.rate * share, decay) for name, (share, decay) in _GROUPS.items()}
-        super().__init__(material, [(groups[name], *rates[name]) for name in groups])
+        self.material = material
+        super().__init__(
+            material,
+            [(groups[name], *rates[name]) for name in groups],
+            adapter,
+            (material.model.sam, material.model.clip),
+        )
         self.settings = settings
         self.average = copy.deepcopy(adapter).eval()
         # A GPU computes the whole as fast.

@@ -1,4 +1,4 @@
-"""What both parts of a run have in common: one optimiser step, in micro-batches that fit."""
+"""What all parts of a run have in common: one optimiser step, in micro-batches that fit."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import nn
@@ -14,20 +14,40 @@ from torch import nn
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from napari_clipsam.training.material import Material
-    from napari_clipsam.training.views import View
-
-__all__ = ["Learner", "Means", "bytes_kept"]
+__all__ = ["Learner", "Means", "Source", "bytes_kept"]
 
 _WARM_STEPS, _FLOOR, _CLIP_NORM = 8, 0.05, 1.0
 
 
-class Learner(ABC):
-    """Fits some parameters of the material's adapter.
+V = TypeVar("V")
+
+
+class Source(Protocol[V]):
+    """What is learnt from: ``batch`` views a step, drawn with ``generator``, for a ``device``."""
+
+    batch: int
+    device: torch.device
+    generator: torch.Generator
+
+    def draw(self) -> list[V]:
+        """Views of a step."""
+
+
+class Learner(ABC, Generic[V]):
+    """Fits some parameters of a network.
+
+    Parameters
+    ----------
+    source : Source
+    groups : sequence of (list of Parameter, float, float)
+        Parameters, their highest rate and their weight decay.
+    trained : Module
+        The network they belong to.
+    frozen : sequence of Module
+        Others that take part.
 
     Attributes
     ----------
-    material : Material
     parameters : list of Parameter
     optimizer : torch.optim.Optimizer
     micro : int
@@ -40,18 +60,19 @@ class Learner(ABC):
 
     def __init__(
         self,
-        material: Material,
+        source: Source[V],
         groups: Sequence[tuple[list[nn.Parameter], float, float]],
+        trained: nn.Module,
+        frozen: Sequence[nn.Module] = (),
     ) -> None:
-        """Take the parameters of each group, their highest rate and their weight decay."""
-        self.material = material
-        self.micro = material.batch
+        self._source, self._trained, self._frozen = source, trained, frozen
+        self.micro = source.batch
         self.recompute = False
         self.updates = 0
         used = [group for group in groups if group[0]]
         self.parameters = [p.requires_grad_() for members, _, _ in used for p in members]
         self._rates = [rate for _, rate, _ in used]
-        self._fused = material.device.type in ("cpu", "cuda")
+        self._fused = source.device.type in ("cpu", "cuda")
         self.optimizer = torch.optim.AdamW(
             [{"params": members, "lr": 0.0, "weight_decay": decay} for members, _, decay in used],
             betas=(0.9, 0.98),
@@ -59,7 +80,7 @@ class Learner(ABC):
         )
 
     @abstractmethod
-    def terms(self, views: Sequence[View], progress: float) -> dict[str, Tensor]:
+    def terms(self, views: Sequence[V], progress: float) -> dict[str, Tensor]:
         """Loss terms of some views; ``loss`` is what is minimised."""
 
     def step(self, progress: float) -> dict[str, Tensor]:
@@ -76,18 +97,18 @@ class Learner(ABC):
             The loss terms. ``loss`` is not finite where it or its gradient was not; nothing was
             changed then.
         """
-        drawn = self.material.generator.get_state()
+        drawn = self._source.generator.get_state()
         try:
             return self._step(progress)
         except BaseException:
             # What was stopped is done again from the same draws.
-            self.material.generator.set_state(drawn)
+            self._source.generator.set_state(drawn)
             raise
 
     def _step(self, progress: float) -> dict[str, Tensor]:
         self._set_rates(progress)
         self.optimizer.zero_grad(set_to_none=True)
-        views = self.material.draw()
+        views = self._source.draw()
         means: dict[str, Tensor] = {}
         for first in range(0, len(views), self.micro):
             chunk = views[first : first + self.micro]
@@ -122,32 +143,32 @@ class Learner(ABC):
             Bytes that may be filled.
         """
         self.recompute = False
-        drawn = self.material.generator.get_state()
-        networks = (self.material.model.sam, self.material.model.clip, self.material.adapter)
+        drawn = self._source.generator.get_state()
+        networks = (self._trained, *self._frozen)
         try:
-            views = self.material.draw()[:1]
+            views = self._source.draw()[:1]
             kept = bytes_kept(lambda: self.terms(views, 1.0), networks)
         finally:
             # It may be stopped; what comes next draws as if nothing had been tried.
-            self.material.generator.set_state(drawn)
-        self.micro = max(1, min(self.material.batch, free // max(1, kept)))
+            self._source.generator.set_state(drawn)
+        self.micro = max(1, min(self._source.batch, free // max(1, kept)))
         self.recompute = kept > free
 
     def state(self) -> dict[str, Any]:
         """All that going on needs."""
         return {
-            "adapter": self.material.adapter.state_dict(),
+            "adapter": self._trained.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "updates": self.updates,
-            "generator": self.material.generator.get_state(),
+            "generator": self._source.generator.get_state(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a `state`."""
-        self.material.adapter.load_state_dict(state["adapter"])
+        self._trained.load_state_dict(state["adapter"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.updates = state["updates"]
-        self.material.generator.set_state(state["generator"].cpu())
+        self._source.generator.set_state(state["generator"].cpu())
 
     def _set_rates(self, progress: float) -> None:
         """A few steps up, then down along a cosine."""

@@ -34,7 +34,7 @@ class Pace:
     def __init__(self, settings: FitSettings) -> None:
         self.step = 0
         self._settings = settings
-        self._before = self._reserved = 0.0
+        self._before = self._settling = self._asking = 0.0
         self._started = time.perf_counter()
 
     @property
@@ -66,8 +66,15 @@ class Pace:
         if self._settings.steps is not None:
             done = step / self._settings.steps
         if self._settings.minutes is not None:
-            done = max(done, seconds / (60 * self._settings.minutes - self._reserved))
+            done = max(done, seconds / self._seconds_for_steps(self._settings.minutes))
         return min(1.0, done)
+
+    def _seconds_for_steps(self, minutes: float) -> float:
+        return 60 * minutes - self._settling - self._asking
+
+    def settled(self) -> None:
+        """Settling is over, and its time no longer kept."""
+        self._settling = 0.0
 
     def go_on(self, step: int, seconds: float) -> None:
         """Take up the steps and seconds of an earlier part of the run."""
@@ -75,7 +82,7 @@ class Pace:
         self._started = time.perf_counter()
 
     def reserve_settling(self, plane: float, held_out: int, learnt: int) -> int:
-        """Keep time for what comes after the last step (`settling.settle`, `describing.describe`).
+        """Keep time for what takes no steps (`settling.settle`, `describing.describe`).
 
         Parameters
         ----------
@@ -91,10 +98,10 @@ class Pace:
         """
         chosen = min(SETTLED_ON - held_out, learnt)
         # A later answer has the trunk already.
-        asking = min(ABSENT_ASKED * held_out * plane / 2, self.asking)
+        self._asking = min(ABSENT_ASKED * held_out * plane / 2, self.asking)
         if self._settings.minutes is not None:
             allowed = SETTLE_SHARE * 60 * self._settings.minutes
             chosen = min(chosen, int(allowed / (2 * plane)) - held_out)
         chosen = max(0, chosen)
-        self._reserved = asking + (2 * plane * (chosen + held_out) if chosen else 0.0)
+        self._settling = 2 * plane * (chosen + held_out) if chosen else 0.0
         return chosen

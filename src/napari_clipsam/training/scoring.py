@@ -6,7 +6,7 @@ import copy
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import TYPE_CHECKING
 
@@ -104,13 +104,16 @@ class Scorer:
         self.examples = tuple(examples)
         self.goal = goal
 
-    def measure(self, adapter: Adapter | None) -> Scores:
-        """Score an adapter, its presence threshold left aside; or the base without one."""
+    def measure(self, adapter: Adapter | None, redrawn: bool = True) -> Scores:
+        """Score an adapter, its presence threshold left aside; or the base without one.
+
+        `redrawn` False leaves its concepts as its decoder marks them.
+        """
         overlaps: list[float] = []
         ious: list[float] = []
         presences: list[float] = []
         preview: Preview | None = None
-        self._use(adapter)
+        self._use(adapter, redrawn)
         for example in self.examples:
             mask, presence = self._concept(example, example.words[0])
             overlaps.append(_known_dice(mask, example))
@@ -130,7 +133,7 @@ class Scorer:
         """Presence of each word on each plane, as far as a stop, memory and some seconds allow."""
         end = time.perf_counter() + seconds
         found: list[float] = []
-        self._use(adapter)
+        self._use(adapter, redrawn=False)
         with suppress(Stopped, OutOfMemory):
             for word in words:
                 for example in self.examples:
@@ -141,7 +144,7 @@ class Scorer:
                         return found
         return found
 
-    def _use(self, adapter: Adapter | None) -> None:
+    def _use(self, adapter: Adapter | None, redrawn: bool) -> None:
         """Answer with an adapter that tells presence and refuses nothing.
 
         It is a copy that shares the weights: others may answer with this very adapter meanwhile.
@@ -149,6 +152,8 @@ class Scorer:
         if adapter is not None:
             threshold = 0.0 if adapter.config.object_mode else None
             adapter = copy.copy(adapter).with_info(threshold=threshold)
+            redrawn = redrawn and adapter.config.redrawn_concepts
+            adapter.config = replace(adapter.config, redrawn_concepts=redrawn)
         self._segmenter.set_adapter(adapter)
 
     def _concept(self, example: Example, word: str) -> tuple[NDArray[np.bool_], float | None]:

@@ -53,6 +53,8 @@ class FitSettings:
         ``auto`` is LoRA below 20 labelled planes and attention above (method 7.8).
     blocks : bool
         False leaves the block layers as they are and trains the rest, the decoder-only baseline.
+    refine : bool
+        Whether a refiner learns in the end to redraw what a word marks, pixel by pixel.
     loss : LossWeights
     views : int or None
         Views a plane is seen in, the whole one among them; None lets time and memory decide.
@@ -74,6 +76,7 @@ class FitSettings:
     init: Literal["zero", "paper"] = "zero"
     clip_tuning: ClipTuning = "auto"
     blocks: bool = True
+    refine: bool = True
     loss: LossWeights = field(default_factory=LossWeights)
     views: int | None = None
     cache_trunk: bool = True
@@ -91,6 +94,11 @@ class FitSettings:
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ConfigError(f"{name} is {value}; it must be above 0, and finite.")
+
+    @property
+    def refines(self) -> bool:
+        """Whether there is anything to refine: words, not objects alone."""
+        return self.refine and self.goal != "object"
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for an adapter's provenance."""

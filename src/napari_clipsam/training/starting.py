@@ -65,7 +65,9 @@ def prepare_adapter(
         own_objects=own or start.config.own_objects,
         # A decoder that never saw the new embedding gets the base's.
         conditioned_objects=own or start.config.own_objects,
+        # One that knows what is taught is made in the end.
         redrawn_concepts=False,
+        refiner_widths=(),
     )
     adapter = build_adapter(config, model.sam, model.clip, settings.seed)
     for word in start.taught:

@@ -17,6 +17,7 @@ from napari_clipsam.errors import OutOfMemory, OutputError, Stopped
 from napari_clipsam.inference.devices import free_memory, memory_guard, training_dtype
 from napari_clipsam.models.identity import tensor_identity
 from napari_clipsam.training.checkpoint import load_state, run_fingerprint, save_state
+from napari_clipsam.training.concept_refining import REFINE_SHARE, first_refiner, refine
 from napari_clipsam.training.describing import describe, taught_before
 from napari_clipsam.training.events import Reason, TrainEvent, TrainResult
 from napari_clipsam.training.learner import HeadLearner
@@ -136,6 +137,8 @@ class _Run:
         # Where the part that goes on began, as steps and seconds.
         self.began = (0, 0.0)
         self.pace = Pace(settings)
+        # Of what was learnt, see `settling`.
+        self.share = 1.0
         self.curve: list[TrainEvent] = []
 
     def events(self) -> Generator[TrainEvent, None, None]:
@@ -148,32 +151,76 @@ class _Run:
             self.scorer = Scorer(self.model, self.split.held_out, self.settings.goal, self._check)
             begun = time.perf_counter()
             first = self.scorer.measure(self.start)
+            plane = (time.perf_counter() - begun) / len(self.split.held_out)
+            plain = self.scorer.measure(self.start, redrawn=False)
         held_out, learnt = len(self.split.held_out), len(self.split.train)
-        plane = (time.perf_counter() - begun) / held_out
         self.settled_on = self.pace.reserve_settling(plane, held_out, learnt)
         # Where nothing is better the start is the result. The base is no adapter: without a start
         # the best that was trained is, and whether that is better is said.
         self.kept = copy.deepcopy(self.start or self.adapter)
         self.baseline = first.total
-        self.best = -math.inf if self.start is None else first.total
+        # Until there is a refiner that knows what is taught, as little is redrawn of the start.
+        self.plain = plain.total
+        self.best = -math.inf if self.start is None else self.plain
         self.first_scores = self.best_scores = first
         self.best_step = -1
         yield self._event("encode", score=first.total, preview=first.preview)
         if state is not None:
             self._restore(state)
-        # What ends a run early leaves the best adapter so far.
-        note = ""
+        reason, note = yield from self._guarded(self._taught(state))
+        # Going on later repeats what follows.
+        trouble = self._save()
+        if reason not in ("stopped", "no memory"):
+            ended, note = yield from self._guarded(self._polished(reason))
+            reason = ended or reason
+        yield self._finish(reason, " ".join(part for part in (note, trouble) if part))
+
+    def _guarded(
+        self, part: Generator[TrainEvent, None, Reason]
+    ) -> Generator[TrainEvent, None, tuple[Reason, str]]:
+        """Why a part of the run ended, and a note: what ends it early leaves the best so far."""
         try:
-            views = yield from self._encode()
-            with memory_guard(self.device, self.dtype):
-                material = self._material(views)
-            reason = yield from self._parts(material, state)
+            return (yield from part), ""
         except Stopped:
-            reason = "stopped"
+            return "stopped", ""
         except OutOfMemory as error:
-            reason = "no memory"
-            note = f"{error} What was best before is kept."
-        yield self._finish(reason, note)
+            return "no memory", f"{error} What was best before is kept."
+
+    def _taught(self, state: dict[str, Any] | None) -> Generator[TrainEvent, None, Reason]:
+        views = yield from self._encode()
+        with memory_guard(self.device, self.dtype):
+            material = self._material(views)
+        return (yield from self._parts(material, state))
+
+    def _polished(self, reason: Reason) -> Generator[TrainEvent, None, Reason]:
+        """Settle, and teach a refiner what was learnt looks like; kept where it draws better."""
+        # Better than the start or, of the base, the best there is.
+        if self.best_step < 0:
+            return reason
+        self._settle()
+        self.pace.settled()
+        if not self.settings.refines:
+            return reason
+        refiner = yield from refine(
+            self.model,
+            self.kept,
+            first_refiner(self.model.sam, self.start, self.settings.seed),
+            self.split.train,
+            self.settings,
+            self.pace,
+            self._check,
+            lambda: self._event("refine"),
+        )
+        if refiner is None:
+            return reason
+        refined = copy.deepcopy(self.kept).with_refiner(refiner)
+        round_as_stored(refined)
+        with memory_guard(self.device, self.dtype):
+            scores = self.scorer.measure(refined)
+        if scores.total > self.best:
+            self.kept, self.best, self.best_scores = refined, scores.total, scores
+        yield self._event("refine", score=scores.total, preview=self.best_scores.preview)
+        return reason
 
     def _check(self) -> None:
         self.give_way()
@@ -255,7 +302,7 @@ class _Run:
         """Take steps for a share of what is left of the budget; measure and save now and then."""
         self.began = (self.pace.step, self.pace.seconds) if state is None else tuple(state["began"])
         begin = self.pace.share(*self.began)
-        end = begin + share * (1 - begin)
+        end = begin + share * (1 - REFINE_SHARE * self.settings.refines - begin)
         if state is not None:
             learner.restore(state["learner"])
         self.learner = learner
@@ -309,9 +356,9 @@ class _Run:
         return sum(e.step > self.best_step for e in scored) >= self.settings.patience
 
     def _finish(self, reason: Reason, note: str) -> TrainEvent:
-        trouble = self._save()
         improved = self.best > self.baseline
-        share = self._settle() if improved and reason != "no memory" else 1.0
+        if not improved and self.start is not None:
+            self.kept, self.best_step = copy.deepcopy(self.start), -1
         kept = self.kept.eval().requires_grad_(False)
         if self.best_step >= 0:
             describe(
@@ -323,7 +370,7 @@ class _Run:
                 self.scorer,
                 (self.first_scores, self.best_scores),
                 self.best_step,
-                share,
+                self.share,
                 self.pace.asking,
             )
         result = TrainResult(
@@ -343,31 +390,26 @@ class _Run:
             # Stopped before it went on, a resumed run leaves the state that it had.
             resumable=self.checkpoint is not None and (self.learner is not None or self.resume),
         )
-        note = " ".join(part for part in (note, trouble) if part)
         preview = (self.best_scores if improved else self.first_scores).preview
         return self._event("done", preview=preview, note=note, result=result)
 
-    def _settle(self) -> float:
-        """Take as little of what was learnt as is as good; returns the share."""
+    def _settle(self) -> None:
+        """Take as little of what was learnt as is as good."""
         examples = self.split.train
-        if not self.settled_on:
-            return 1.0
+        if not self.settled_on or self.best <= self.plain:
+            return
         chosen = np.linspace(0, len(examples) - 1, self.settled_on).round().astype(int)
         learnt = [examples[i] for i in chosen]
-        try:
-            with memory_guard(self.device, self.dtype):
-                self.kept, self.best_scores, share = settle(
-                    self.begin,
-                    self.kept,
-                    self.best_scores,
-                    self.scorer,
-                    Scorer(self.model, learnt, self.settings.goal, self._check),
-                    self.baseline,
-                )
-        except (Stopped, OutOfMemory):
-            return 1.0
+        with memory_guard(self.device, self.dtype):
+            self.kept, self.best_scores, self.share = settle(
+                self.begin,
+                self.kept,
+                self.best_scores,
+                self.scorer,
+                Scorer(self.model, learnt, self.settings.goal, self._check),
+                self.plain,
+            )
         self.best = self.best_scores.total
-        return share
 
     def _save(self) -> str:
         """Write the state; returns what to say where it cannot be, which ends no training."""

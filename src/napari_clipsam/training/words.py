@@ -30,7 +30,7 @@ _SHARES = {"lora": 0.3, "attention": 0.05}
 _VECTOR_SHARE = 1.0
 
 
-class WordLearner(Learner):
+class WordLearner(Learner["View"]):
     """Fits words' vectors, and CLIP's vision attention where the adapter brings its own.
 
     Parameters
@@ -45,7 +45,9 @@ class WordLearner(Learner):
         own = [] if tuning is None else list(tuning.parameters())
         vectors = [adapter.teach(word) for word in material.taught]
         share = _SHARES.get(adapter.config.clip_tuning, 0.0)
-        super().__init__(material, [(own, share * rate, 0.0), (vectors, _VECTOR_SHARE * rate, 0.0)])
+        self.material = material
+        groups = [(own, share * rate, 0.0), (vectors, _VECTOR_SHARE * rate, 0.0)]
+        super().__init__(material, groups, adapter, (material.model.sam, material.model.clip))
 
     def fit_vectors(self) -> None:
         """Fit the vector of every word to the labels (method 7.6)."""
