@@ -25,6 +25,7 @@ from napari_clipsam.errors import (
 )
 from napari_clipsam.exporting import bioimageio
 from napari_clipsam.exporting.bioimageio import export_bioimageio
+from napari_clipsam.models.refiner import ConceptRefiner
 from napari_clipsam.prompts import Prompts
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
@@ -87,6 +88,15 @@ def test_its_card_says_how_it_was_made_and_what_it_scored(package: Path) -> None
     for said in ("Validation", "em.tif", "steps: 120", "dice: 0.7812", "CC-BY-4.0", "2605.24807"):
         assert said in card
     assert "the adapter was not trained" not in card.lower()
+
+
+def test_scores_of_redrawn_masks_are_told_apart(make_segmenter, make_plane, tmp_path: Path) -> None:
+    segmenter: Segmenter = make_segmenter(**FACTS)
+    assert segmenter.adapter is not None
+    segmenter.adapter.with_refiner(ConceptRefiner((8, 16)).eval())
+    out = tmp_path / "redrawn.zip"
+    export_bioimageio(segmenter, "nuclei", make_plane(), out)
+    assert "which redraws masks from the pixels" in contents(out)["README.md"].decode()
 
 
 def test_its_cover_shows_image_and_mask_side_by_side(package: Path) -> None:

@@ -61,7 +61,7 @@ side. Cut a larger one into overlapping tiles of {facts.input_size} pixels.
 
 ## Validation
 
-{_scores(facts.scores)}
+{_scores(facts)}
 On images of your own, compare `probability > 0.5` with a mask drawn by hand:
 Dice = 2 |A and B| / (|A| + |B|), 1 is perfect. Look at images without any {facts.word}, too.
 
@@ -71,10 +71,15 @@ Dice = 2 |A and B| / (|A| + |B|), 1 is perfect. Look at images without any {fact
 """
 
 
-def _scores(scores: Mapping[str, Any]) -> str:
-    if not scores:
+def _scores(facts: Facts) -> str:
+    if not facts.scores:
         return "No score on held-out images is recorded of the adapter.\n"
-    return f"Measured on held-out images, which were not trained on:\n\n{_lists(scores)}\n"
+    how = ""
+    if facts.redrawn:
+        how = " by napari-clipsam, which redraws masks from the pixels; this network does not"
+    return (
+        f"Measured on held-out images, which were not trained on{how}:\n\n{_lists(facts.scores)}\n"
+    )
 
 
 def _lists(values: Mapping[str, Any], depth: int = 0) -> str:

@@ -34,6 +34,8 @@ class Facts:
         Which become black and white.
     made_of, provenance, scores : mapping
         Networks with their identities; how the adapter was made; what it scored.
+    redrawn : bool
+        Whether it scored with its masks redrawn from the pixels, which the package does not do.
     authors : tuple of str
     licence : str or None
         SPDX identifier.
@@ -51,6 +53,7 @@ class Facts:
     made_of: Mapping[str, Any]
     provenance: Mapping[str, Any]
     scores: Mapping[str, Any]
+    redrawn: bool
     authors: tuple[str, ...]
     licence: str | None
     licence_text: str
@@ -102,6 +105,7 @@ def gather(
         },
         provenance=info.provenance,
         scores=info.scores,
+        redrawn=adapter.config.redrawn_concepts,
         authors=authors or ("not named",),
         licence=licence,
         licence_text=text,
