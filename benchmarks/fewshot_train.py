@@ -45,7 +45,7 @@ _CACHE = 1 << 29
 #: Planes that are labelled in addition to the first one.
 _MORE = 2
 _NO_END = 1 << 30
-#: Views that a minute of one core has time for (`trainer.ENCODE_SHARE`); a budget of steps leaves
+#: Views that a minute of one core has time for (`views.ENCODE_SHARE`); a budget of steps leaves
 #: their number open.
 _VIEWS_A_MINUTE, _MOST_VIEWS = 18, 12
 

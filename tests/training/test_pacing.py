@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 
 import pytest
 from hypothesis import given
@@ -17,6 +18,13 @@ def test_whichever_budget_ends_first_counts() -> None:
     assert pace.share(50, 6.0) == pytest.approx(0.5)
     assert pace.share(5, 30.0) == pytest.approx(0.5)
     assert pace.share(500, 0.0) == 1.0
+
+
+def test_time_that_was_kept_takes_none_from_the_steps() -> None:
+    pace = Pace(FitSettings(minutes=0.01))
+    with pace.reserved():
+        time.sleep(0.4)
+    assert pace.seconds > 0.4 and pace.progress < 0.3
 
 
 def test_a_run_that_goes_on_has_used_what_it_had() -> None:

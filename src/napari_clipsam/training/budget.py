@@ -29,12 +29,10 @@ from napari_clipsam.training.settling import SHARES
 from napari_clipsam.training.starting import prepare_adapter
 from napari_clipsam.training.trainer import (
     BATCH,
-    ENCODE_SHARE,
     SCORES_A_RUN,
     WORDS_SHARE,
-    views_of_a_plane,
 )
-from napari_clipsam.training.views import ViewMaker
+from napari_clipsam.training.views import ENCODE_SHARE, ViewMaker, views_of_a_plane
 from napari_clipsam.training.words import WordLearner
 
 if TYPE_CHECKING:

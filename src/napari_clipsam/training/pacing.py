@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from napari_clipsam.training.describing import ABSENT_ASKED
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from napari_clipsam.training.settings import FitSettings
 
 __all__ = ["SETTLED_ON", "SETTLE_SHARE", "Pace"]
@@ -34,7 +37,7 @@ class Pace:
     def __init__(self, settings: FitSettings) -> None:
         self.step = 0
         self._settings = settings
-        self._before = self._settling = self._asking = 0.0
+        self._before = self._reserved = self._aside = 0.0
         self._started = time.perf_counter()
 
     @property
@@ -45,7 +48,7 @@ class Pace:
     @property
     def progress(self) -> float:
         """Share of the budget that is used, 0..1."""
-        return self.share(self.step, self.seconds)
+        return self.share(self.step, self.seconds - self._aside)
 
     @property
     def left(self) -> float:
@@ -60,21 +63,23 @@ class Pace:
         minutes = self._settings.minutes
         return math.inf if minutes is None else SETTLE_SHARE * 60 * minutes
 
+    @contextmanager
+    def reserved(self) -> Iterator[None]:
+        """Time spent here is that which `reserve_settling` kept, not that of steps."""
+        begun = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._aside += time.perf_counter() - begun
+
     def share(self, step: int, seconds: float) -> float:
         """Share of the budget that some steps and seconds are, 0..1."""
         done = 0.0
         if self._settings.steps is not None:
             done = step / self._settings.steps
         if self._settings.minutes is not None:
-            done = max(done, seconds / self._seconds_for_steps(self._settings.minutes))
+            done = max(done, seconds / (60 * self._settings.minutes - self._reserved))
         return min(1.0, done)
-
-    def _seconds_for_steps(self, minutes: float) -> float:
-        return 60 * minutes - self._settling - self._asking
-
-    def settled(self) -> None:
-        """Settling is over, and its time no longer kept."""
-        self._settling = 0.0
 
     def go_on(self, step: int, seconds: float) -> None:
         """Take up the steps and seconds of an earlier part of the run."""
@@ -98,10 +103,10 @@ class Pace:
         """
         chosen = min(SETTLED_ON - held_out, learnt)
         # A later answer has the trunk already.
-        self._asking = min(ABSENT_ASKED * held_out * plane / 2, self.asking)
+        asking = min(ABSENT_ASKED * held_out * plane / 2, self.asking)
         if self._settings.minutes is not None:
             allowed = SETTLE_SHARE * 60 * self._settings.minutes
             chosen = min(chosen, int(allowed / (2 * plane)) - held_out)
         chosen = max(0, chosen)
-        self._settling = 2 * plane * (chosen + held_out) if chosen else 0.0
+        self._reserved = asking + (2 * plane * (chosen + held_out) if chosen else 0.0)
         return chosen

@@ -28,7 +28,7 @@ from napari_clipsam.training.scoring import Scorer
 from napari_clipsam.training.settings import FitSettings
 from napari_clipsam.training.settling import settle
 from napari_clipsam.training.starting import prepare_adapter
-from napari_clipsam.training.views import View, ViewMaker
+from napari_clipsam.training.views import View, ViewMaker, encode_views
 from napari_clipsam.training.words import WordLearner
 
 if TYPE_CHECKING:
@@ -41,8 +41,6 @@ __all__ = ["fit"]
 
 SCORES_A_RUN = 20
 _SAVE_SECONDS, _TELL_SECONDS = 20.0, 0.5
-# Views of a plane and in all; the share of the time that making them may take.
-_MOST_VIEWS, _ALL_VIEWS, ENCODE_SHARE = 12, 64, 0.15
 BATCH = {"cpu": 1, "gpu": 4}
 # Of what is left when the views are made, where CLIP is tuned.
 WORDS_SHARE = 0.25
@@ -102,11 +100,6 @@ def fit(
     depends on how many steps fit in.
     """
     return _Run(model, split, settings, start, checkpoint, resume, stop, give_way).events()
-
-
-def views_of_a_plane(n_planes: int) -> int:
-    """Views each of so many planes is seen in, where neither time nor memory is short."""
-    return max(2, min(_MOST_VIEWS, _ALL_VIEWS // n_planes))
 
 
 class _Run:
@@ -187,7 +180,11 @@ class _Run:
             return "no memory", f"{error} What was best before is kept."
 
     def _taught(self, state: dict[str, Any] | None) -> Generator[TrainEvent, None, Reason]:
-        views = yield from self._encode()
+        cached = self.settings.cache_trunk
+        maker = ViewMaker(self.model, self.adapter, self.device, self.dtype, cached, self._check)
+        views = yield from encode_views(
+            maker, self.split.train, self.settings, lambda note: self._event("encode", note=note)
+        )
         with memory_guard(self.device, self.dtype):
             material = self._material(views)
         return (yield from self._parts(material, state))
@@ -197,8 +194,8 @@ class _Run:
         # Better than the start or, of the base, the best there is.
         if self.best_step < 0:
             return reason
-        self._settle()
-        self.pace.settled()
+        with self.pace.reserved():
+            self._settle()
         if not self.settings.refines:
             return reason
         refiner = yield from refine(
@@ -226,40 +223,6 @@ class _Run:
         self.give_way()
         if self.stop():
             raise Stopped("Training was stopped.")
-
-    def _encode(self) -> Generator[TrainEvent, None, list[View]]:
-        """Make the views: with a budget of time, as many as a part of it allows."""
-        settings, examples = self.settings, self.split.train
-        maker = ViewMaker(
-            self.model, self.adapter, self.device, self.dtype, settings.cache_trunk, self._check
-        )
-        count = settings.views or views_of_a_plane(len(examples))
-        stream = maker.views(examples, count, settings.seed, settings.goal != "concept")
-        room = free_memory(self.device) // 4
-        allowed = ENCODE_SHARE * 60 * (settings.minutes or 0.0)
-        views: list[View] = []
-        begun = told = time.perf_counter()
-        used = 0
-        while True:
-            with memory_guard(self.device, self.dtype):
-                view = next(stream, None)
-            if view is None:
-                return views
-            views.append(view)
-            used += view.nbytes
-            now = time.perf_counter()
-            if now - told > _TELL_SECONDS:
-                told = now
-                yield self._event("encode")
-            in_time = settings.minutes is None or now - begun < allowed
-            if settings.views or len(views) < len(examples) or (in_time and used < room):
-                continue
-            if used >= room:
-                note = (
-                    f"Free memory allows {len(views)} views of the slices; more would teach more."
-                )
-                yield self._event("encode", note=note)
-            return views
 
     def _material(self, views: list[View]) -> Material:
         return Material(

@@ -6,7 +6,8 @@ is what the Segmenter will see (its frames); the others are cropped, turned and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -16,7 +17,12 @@ import torch
 import torch.nn.functional as F
 
 from napari_clipsam.geometry import Frame, whole_plane
-from napari_clipsam.inference.devices import autocast, require_finite
+from napari_clipsam.inference.devices import (
+    autocast,
+    free_memory,
+    memory_guard,
+    require_finite,
+)
 from napari_clipsam.inference.frames import concept_frames, is_large
 from napari_clipsam.inference.transfer import to_device
 from napari_clipsam.models.sam import normalise_pixels
@@ -28,9 +34,24 @@ if TYPE_CHECKING:
 
     from napari_clipsam.adapters.inject import Adapter
     from napari_clipsam.models.registry import LoadedModel
+    from napari_clipsam.training.events import TrainEvent
     from napari_clipsam.training.samples import Example
+    from napari_clipsam.training.settings import FitSettings
 
-__all__ = ["Batch", "View", "ViewMaker", "gather", "large_enough"]
+__all__ = [
+    "ENCODE_SHARE",
+    "Batch",
+    "View",
+    "ViewMaker",
+    "encode_views",
+    "gather",
+    "large_enough",
+    "views_of_a_plane",
+]
+
+# Views of a plane and in all; the share of the time that making them may take.
+_MOST_VIEWS, _ALL_VIEWS, ENCODE_SHARE = 12, 64, 0.15
+_TELL_SECONDS = 0.5
 
 #: Views of a plane too large to be shown whole, before any is augmented.
 _TILES = 4
@@ -245,6 +266,49 @@ class ViewMaker:
             F.pad(ids[0, 0].int(), room).to(self.device),
             bool(known.all()),
         )
+
+
+def views_of_a_plane(n_planes: int) -> int:
+    """Views each of so many planes is seen in, where neither time nor memory is short."""
+    return max(2, min(_MOST_VIEWS, _ALL_VIEWS // n_planes))
+
+
+def encode_views(
+    maker: ViewMaker,
+    examples: Sequence[Example],
+    settings: FitSettings,
+    tell: Callable[[str], TrainEvent],
+) -> Generator[TrainEvent, None, list[View]]:
+    """Make the views of a run: with a budget of time, as many as a part of it allows.
+
+    `tell` makes an event of a note, which may be empty; these are given now and then.
+    """
+    count = settings.views or views_of_a_plane(len(examples))
+    stream = maker.views(examples, count, settings.seed, settings.goal != "concept")
+    room = free_memory(maker.device) // 4
+    allowed = ENCODE_SHARE * 60 * (settings.minutes or 0.0)
+    views: list[View] = []
+    begun = told = time.perf_counter()
+    used = 0
+    while True:
+        with memory_guard(maker.device, maker.dtype):
+            view = next(stream, None)
+        if view is None:
+            return views
+        views.append(view)
+        used += view.nbytes
+        now = time.perf_counter()
+        if now - told > _TELL_SECONDS:
+            told = now
+            yield tell("")
+        in_time = settings.minutes is None or now - begun < allowed
+        if settings.views or len(views) < len(examples) or (in_time and used < room):
+            continue
+        if used >= room:
+            yield tell(
+                f"Free memory allows {len(views)} views of the slices; more would teach more."
+            )
+        return views
 
 
 def gather(views: Sequence[View]) -> Batch:
