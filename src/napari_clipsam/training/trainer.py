@@ -143,9 +143,10 @@ class _Run:
         with memory_guard(self.device, self.dtype):
             self.scorer = Scorer(self.model, self.split.held_out, self.settings.goal, self._check)
             begun = time.perf_counter()
-            first = self.scorer.measure(self.start)
+            first = plain = self.scorer.measure(self.start)
             plane = (time.perf_counter() - begun) / len(self.split.held_out)
-            plain = self.scorer.measure(self.start, redrawn=False)
+            if self.start is not None and self.start.config.redrawn_concepts:
+                plain = self.scorer.measure(self.start, redrawn=False)
         held_out, learnt = len(self.split.held_out), len(self.split.train)
         self.settled_on = self.pace.reserve_settling(plane, held_out, learnt)
         # Where nothing is better the start is the result. The base is no adapter: without a start
