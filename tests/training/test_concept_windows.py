@@ -11,10 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lessons import example, tiny_model
 
-from napari_clipsam import Segmenter
+from napari_clipsam import Prompts, Segmenter
 from napari_clipsam.adapters.base import AdapterConfig
 from napari_clipsam.adapters.inject import build_adapter
 from napari_clipsam.inference.concept_windows import ConceptMaps
+from napari_clipsam.inference.encoding import PlaneEncoder
+from napari_clipsam.inference.requests import PredictRequest
 from napari_clipsam.models.refiner import WINDOW
 from napari_clipsam.training.concept_windows import (
     KEPT,
@@ -52,6 +54,21 @@ def test_a_small_plane_is_one_map_with_room_around_it(segmenter: Segmenter) -> N
     assert np.array_equal(inside[:3], shown.plane.rgb.transpose(2, 0, 1))
     assert np.array_equal(inside[5] > 127, shown.labels > 0)
     assert (maps[6] == 255).all(), "all is known"
+
+
+def test_a_plane_that_is_looked_at_at_two_scales_is_shown_at_both(
+    segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PlaneEncoder, "sees_two_scales", True)
+    once, twice = labelled_maps(segmenter, example(1))
+    assert not np.array_equal(once[3], twice[3]), "the chance"
+    for channel in (0, 1, 2, 4, 5, 6):
+        assert np.array_equal(once[channel], twice[channel])
+    word = Prompts("blobs")
+    segmenter.adapter.with_info(threshold=0.0)
+    answer = segmenter.answer(PredictRequest(example(1).plane, word, "concept")).mask()
+    edge = (KEPT - 64) // 2
+    assert np.array_equal(twice[3, edge : edge + 64, edge : edge + 64] > 127, answer)
 
 
 def test_what_is_not_known_is_said(segmenter: Segmenter) -> None:

@@ -129,13 +129,21 @@ class ConceptFinder:
     def maps(
         self, plane: Plane, word: str, wanted: Callable[[Frame], bool]
     ) -> Iterator[tuple[Frame, ConceptMaps]]:
-        """What a concept refiner sees in each frame of a plane that is wanted."""
+        """What a concept refiner sees in each frame of a plane that is wanted.
+
+        Where a word is looked for at two scales, it sees the plane a second time like that.
+        """
         if self.encoder.unknown_words(word):
             return
-        for frame in filter(wanted, self.encoder.concept_frames(plane.shape)):
+        frames, prompts = self.encoder.concept_frames(plane.shape), Prompts(word)
+        for frame in filter(wanted, frames):
             view = View(plane, frame)
-            found = self._concepts.decode(view, word, Prompts(word))
+            found = self._concepts.decode(view, word, prompts)
             yield frame, self._concepts.maps(full_logits(found.logits[None], frame)[0], found, view)
+            if len(frames) == 1 and self.encoder.sees_two_scales:
+                parts = _in_turn(quarters(frame), None)
+                found, logits = self._two_scales(view, parts, prompts, word)
+                yield frame, self._concepts.maps(logits, found, view)
 
     def closer(
         self,
@@ -193,14 +201,21 @@ class ConceptFinder:
         self, view: View, parts: Iterable[_Part], prompts: Prompts, word: str
     ) -> list[ObjectMask]:
         """A concept by its logits in a view and in parts of it, if there is any."""
+        whole, logits = self._two_scales(view, parts, prompts, word)
+        drawn = self._concepts.drawn(logits, whole, view) > 0
+        box, mask = cut_to_box(drawn.cpu().numpy(), view.frame.origin)
+        return [ObjectMask(box, mask, whole.score)] if mask.size else []
+
+    def _two_scales(
+        self, view: View, parts: Iterable[_Part], prompts: Prompts, word: str
+    ) -> tuple[FoundConcept, Tensor]:
+        """A concept in a view, and the mean of its logits (h, w) there and in parts of it."""
         whole = self._concepts.decode(view, word, prompts)
         logits = full_logits(whole.logits[None], view.frame)[0]
         for frame, owned in parts:
             part = self._concepts.decode(View(view.plane, frame), word, prompts)
             logits[owned] += within(full_logits(part.logits[None], frame)[0], frame, owned)
-        drawn = self._concepts.drawn(logits / 2, whole, view) > 0
-        box, mask = cut_to_box(drawn.cpu().numpy(), view.frame.origin)
-        return [ObjectMask(box, mask, whole.score)] if mask.size else []
+        return whole, logits / 2
 
     def _in_parts(
         self, view: View, parts: Iterable[_Part], prompts: Prompts, word: str

@@ -406,7 +406,10 @@ class Segmenter:
     def concept_maps(
         self, plane: Plane, word: str, wanted: Callable[[Frame], bool]
     ) -> Iterator[tuple[Frame, ConceptMaps]]:
-        """Tell what a concept refiner sees of a word in each wanted frame of a plane."""
+        """Tell what a concept refiner sees of a word in each wanted frame of a plane.
+
+        The whole plane of a model that looks for words at two scales comes twice.
+        """
         with memory_guard(self.device, self._encoder.dtype):
             yield from self._concepts.maps(plane, word, wanted)
 

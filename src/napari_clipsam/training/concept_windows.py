@@ -100,8 +100,9 @@ def labelled_maps(segmenter: Segmenter, example: Example) -> Iterator[NDArray[np
     Yields
     ------
     ndarray of uint8, shape (7, R, C)
-        Of the plane, or of a few of its tiles that show the structure: grey values of three
-        channels, chance, similarity, the structure, and what is known of it, 255 for all.
+        Of the plane, twice where it is looked at at two scales, or of a few of its tiles that show
+        the structure: grey values of three channels, chance, similarity, the structure, and what is
+        known of it, 255 for all.
     """
     shown = example.labels > 0
     known = np.ones(shown.shape, bool) if example.known is None else example.known
