@@ -307,6 +307,7 @@ def test_parameters_of_the_parts(full_size: Adapter) -> None:
         "mask_decoder": 4_058_340,
         "prompt_encoder": 6_220,
         "clip_attention": 28_348_416,
+        "concept_refiner": 0,
     }
     assert sum(counts.values()) - counts["clip_attention"] == 20_621_104
 

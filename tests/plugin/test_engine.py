@@ -30,7 +30,7 @@ def test_what_teaching_needs_is_tried_out_once_for_all_budgets(
 
     def probe(model: Any, n_planes: int, settings: FitSettings, start: Any, check: Any) -> Probe:
         tried.append((model.name, n_planes, settings.goal, start is None))
-        return Probe(0.5, 0.0, 0.1, 0.1, 1000, 2000, 3000)
+        return Probe(0.5, 0.0, 0.1, 0.1, 0.1, 1000, 2000, 3000)
 
     monkeypatch.setattr("napari_clipsam.training.budget.probe", probe)
     engine = Engine(lambda: None)
