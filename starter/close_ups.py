@@ -20,11 +20,11 @@ from napari_clipsam.inference.refining import focus
 from napari_clipsam.inference.requests import ObjectMask
 from napari_clipsam.models.refiner import CELLS, refiner_input
 from napari_clipsam.planes import Plane
-from napari_clipsam.training.concept_windows import squares, turned
+from napari_clipsam.training.concept_windows import squares
 from napari_clipsam.training.metrics import innermost_pixel, tight_box
 from starter.batches import blur, change_look
 from starter.data import Sample
-from starter.views import Row, collect_views
+from starter.views import Row, collect_views, turned_alike
 
 __all__ = ["CloseUps", "as_shown", "collect", "draw"]
 
@@ -160,8 +160,7 @@ def draw(
     rgb = change_look(maps[:, :3], everywhere, grey.tolist(), rng, generator)
     points, labels = _clicks(click, maps[:, 3], maps[:, 6], open_, rng)
     seen = refiner_input(rgb, maps[:, 3:6], points, labels, box)
-    both = turned(torch.cat([seen, maps[:, 6:]], dim=1), rng)
-    return both[:, :-1], both[:, -1]
+    return turned_alike(seen, maps[:, 6], rng)
 
 
 def as_shown(known: CloseUps, chosen: Tensor, choice: bool = False) -> tuple[Tensor, Tensor]:

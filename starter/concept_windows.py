@@ -16,10 +16,10 @@ from torch import Tensor
 from napari_clipsam import Segmenter
 from napari_clipsam.models.refiner import WINDOW, concept_input
 from napari_clipsam.planes import Plane
-from napari_clipsam.training.concept_windows import KEPT, doubted, moved, turned, with_room
+from napari_clipsam.training.concept_windows import KEPT, doubted, moved, with_room
 from starter.batches import change_look
 from starter.data import Sample
-from starter.views import Row, collect_views
+from starter.views import Row, collect_views, turned_alike
 
 __all__ = ["ConceptWindows", "as_shown", "collect", "draw"]
 
@@ -112,8 +112,7 @@ def draw(
     everywhere = torch.ones_like(maps[:, 0], dtype=torch.bool)
     rgb = change_look(maps[:, :3], everywhere, grey.tolist(), rng, generator)
     seen = concept_input(rgb, doubted(maps[:, 3], generator), maps[:, 4])
-    both = turned(torch.cat([seen, maps[:, 5:]], dim=1), rng)
-    return both[:, :-1], both[:, -1]
+    return turned_alike(seen, maps[:, 5], rng)
 
 
 def as_shown(known: ConceptWindows, chosen: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from napari_clipsam import open_image
 from napari_clipsam.planes import Plane
+from napari_clipsam.training.concept_windows import turned
 from starter.data import Sample
 
-__all__ = ["Ask", "Row", "collect_views"]
+__all__ = ["Ask", "Row", "collect_views", "turned_alike"]
 
 Row = tuple[np.ndarray, ...]
 #: A sample, what a view shows of it, and the view's rows and columns, to what is asked there.
@@ -76,3 +77,9 @@ def _view(shape: tuple[int, ...], number: int, rng: np.random.Generator) -> tupl
         side = int(rng.integers(*_PART))
     y, x = (int(rng.integers(max(1, length - side + 1))) for length in (height, width))
     return slice(y, y + side), slice(x, x + side)
+
+
+def turned_alike(seen: Tensor, truth: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """What a refiner sees (N, C, S, S) and what is there (N, S, S), mirrored or turned alike."""
+    both = turned(torch.cat([seen, truth[:, None]], dim=1), rng)
+    return both[:, :-1], both[:, -1]

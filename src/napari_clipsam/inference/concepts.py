@@ -142,7 +142,7 @@ class ConceptFinder:
             yield frame, self._concepts.maps(full_logits(found.logits[None], frame)[0], found, view)
             if len(frames) == 1 and self.encoder.sees_two_scales:
                 parts = _in_turn(quarters(frame), None)
-                found, logits = self._two_scales(view, parts, prompts, word)
+                logits = self._two_scales(found, view, parts, prompts, word)
                 yield frame, self._concepts.maps(logits, found, view)
 
     def closer(
@@ -201,21 +201,26 @@ class ConceptFinder:
         self, view: View, parts: Iterable[_Part], prompts: Prompts, word: str
     ) -> list[ObjectMask]:
         """A concept by its logits in a view and in parts of it, if there is any."""
-        whole, logits = self._two_scales(view, parts, prompts, word)
+        whole = self._concepts.decode(view, word, prompts)
+        logits = self._two_scales(whole, view, parts, prompts, word)
         drawn = self._concepts.drawn(logits, whole, view) > 0
         box, mask = cut_to_box(drawn.cpu().numpy(), view.frame.origin)
         return [ObjectMask(box, mask, whole.score)] if mask.size else []
 
     def _two_scales(
-        self, view: View, parts: Iterable[_Part], prompts: Prompts, word: str
-    ) -> tuple[FoundConcept, Tensor]:
-        """A concept in a view, and the mean of its logits (h, w) there and in parts of it."""
-        whole = self._concepts.decode(view, word, prompts)
+        self,
+        whole: FoundConcept,
+        view: View,
+        parts: Iterable[_Part],
+        prompts: Prompts,
+        word: str,
+    ) -> Tensor:
+        """The mean of a concept's logits (h, w) in a view, as found there, and in parts of it."""
         logits = full_logits(whole.logits[None], view.frame)[0]
         for frame, owned in parts:
             part = self._concepts.decode(View(view.plane, frame), word, prompts)
             logits[owned] += within(full_logits(part.logits[None], frame)[0], frame, owned)
-        return whole, logits / 2
+        return logits / 2
 
     def _in_parts(
         self, view: View, parts: Iterable[_Part], prompts: Prompts, word: str
